@@ -1,0 +1,43 @@
+# Everything works on a fresh machine with python >= 3.11 (with venv) and make.
+#
+#   make demo        fit a model on real data, show the results, export it and serve a request
+#   make test        run the tests            make test-slow   run the long tests as well
+#   make lint        check style and types
+
+VENV := .venv
+BIN := $(VENV)/bin
+export TF_CPP_MIN_LOG_LEVEL := 2
+
+# The first interpreter that is new enough and can make environments; or `make PYTHON=...`.
+CHECK := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; do \
+	$$name -c '$(CHECK)' >/dev/null 2>&1 && echo $$name && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,5p'
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python -m keras_lmmvae.demo
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q --durations=10
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q --durations=10 -m "slow or not slow"
+
+lint: $(VENV)/.installed-test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No python >= 3.11 with venv was found;" \
+		"install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp per extra: a second call installs nothing, a change of the requirements does.
+$(VENV)/.installed-%: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
+	@touch $@

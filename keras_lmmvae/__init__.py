@@ -1,0 +1,29 @@
+"""Variational autoencoders with random effects: LMMVAE for Keras 3 on TensorFlow.
+
+    x[i] = f(u[i]) + sum{ Z_k[i] @ B_k : k=1...K } + e[i]
+
+See `LMMVAE` for the model, and `RandomIntercept`, `RandomSlopes`, `SpatialEffect` for its terms.
+"""
+
+from keras_lmmvae._backend import require_tensorflow
+
+require_tensorflow()
+
+from keras_lmmvae import baselines, datasets, layers, metrics, simulation  # noqa: E402
+from keras_lmmvae.data_frame import from_dataframe  # noqa: E402
+from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect  # noqa: E402
+from keras_lmmvae.model.lmmvae import LMMVAE  # noqa: E402
+
+__all__ = [
+    "LMMVAE",
+    "RandomIntercept",
+    "RandomSlopes",
+    "SpatialEffect",
+    "baselines",
+    "datasets",
+    "from_dataframe",
+    "layers",
+    "metrics",
+    "simulation",
+]
+__version__ = "0.1.0"

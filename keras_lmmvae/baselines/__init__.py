@@ -1,0 +1,7 @@
+"""Baselines to compare with, in the contract of scikit-learn: `fit`, `transform`, `reconstruct`."""
+
+from keras_lmmvae.baselines.base import Baseline
+from keras_lmmvae.baselines.blup_pca import BLUPPCA
+from keras_lmmvae.baselines.pca import PCABaseline
+
+__all__ = ["BLUPPCA", "Baseline", "PCABaseline"]

@@ -1,0 +1,93 @@
+"""Maximum marginal likelihood of a kernel's length scale, from sufficient statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+__all__ = ["fit_length_scale", "profile_log_likelihood"]
+
+# Ratios effect_variance / noise_variance that the profile tries for each feature.
+_RATIOS = np.geomspace(1e-4, 1e3, 57)
+
+
+def profile_log_likelihood(
+    gram: np.ndarray, scores: np.ndarray, squares: np.ndarray, num_rows: int
+) -> float:
+    """Log marginal likelihood of all features, both variances of each profiled out.
+
+        r[:, f] ~ Normal(0, noise_variance[f] * (I + ratio[f] * Phi Phi'))
+
+    For given `ratio` the best noise variance is in closed form; the best ratio is taken
+    from a grid.
+
+    Args:
+        gram: Array `(m, m)`, `Phi' Phi`.
+        scores: Array `(m, p)`, `Phi' r`.
+        squares: Array `(p,)`, sums of `r**2`.
+        num_rows: Number of rows `n`.
+
+    Returns:
+        The log-likelihood in nats, up to a constant.
+    """
+    eigenvalues, vectors = np.linalg.eigh(gram)
+    eigenvalues = np.maximum(eigenvalues, 0.0)
+    rotated = (vectors.T @ scores) ** 2  # (m, p)
+    best = np.full(scores.shape[1], -np.inf)
+    for ratio in _RATIOS:
+        weight = ratio / (1.0 + ratio * eigenvalues)
+        noise = (squares - weight @ rotated) / num_rows
+        noise = np.maximum(noise, 1e-12 * np.maximum(squares, 1e-12) / num_rows)
+        value = -0.5 * (num_rows * np.log(noise) + np.log1p(ratio * eigenvalues).sum())
+        best = np.maximum(best, value)
+    return float(best.sum())
+
+
+def fit_length_scale(
+    basis_of: Callable[[tf.Tensor, float], tf.Tensor],
+    inputs: np.ndarray,
+    residual: np.ndarray,
+    bounds: tuple[float, float],
+    num_grid: int = 7,
+    num_refinements: int = 7,
+) -> float:
+    """Length scale of the highest marginal likelihood: a grid, then golden-section search.
+
+    Args:
+        basis_of: Function of `(inputs, length_scale)` that returns the basis `(n, m)`.
+        inputs: Array `(n, c)`, coordinates.
+        residual: Array `(n, p)`; rows are the data that the term is to explain.
+        bounds: Smallest and largest length scale.
+
+    Returns:
+        The length scale, in the units of `inputs`.
+    """
+    points = tf.constant(inputs, tf.float32)
+    values = tf.constant(residual, tf.float32)
+    squares = np.square(residual, dtype=np.float64).sum(axis=0)
+
+    def objective(log_scale: float) -> float:
+        basis = basis_of(points, float(np.exp(log_scale)))
+        gram = tf.matmul(basis, basis, transpose_a=True).numpy().astype(np.float64)
+        scores = tf.matmul(basis, values, transpose_a=True).numpy().astype(np.float64)
+        return profile_log_likelihood(gram, scores, squares, len(inputs))
+
+    grid = np.linspace(np.log(bounds[0]), np.log(bounds[1]), num_grid)
+    heights = [objective(point) for point in grid]
+    at = int(np.argmax(heights))
+    low, high = grid[max(at - 1, 0)], grid[min(at + 1, num_grid - 1)]
+    golden = (np.sqrt(5.0) - 1.0) / 2.0
+    left, right = high - golden * (high - low), low + golden * (high - low)
+    height_left, height_right = objective(left), objective(right)
+    for _ in range(num_refinements):
+        if height_left > height_right:
+            high, right, height_right = right, left, height_left
+            left = high - golden * (high - low)
+            height_left = objective(left)
+        else:
+            low, left, height_left = left, right, height_right
+            right = low + golden * (high - low)
+            height_right = objective(right)
+    return float(np.exp(left if height_left > height_right else right))

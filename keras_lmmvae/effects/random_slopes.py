@@ -1,0 +1,189 @@
+"""Random intercepts and slopes: repeated measures over time, or over covariates."""
+
+from __future__ import annotations
+
+from math import comb
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lmmvae.effects.grouping import Grouping
+from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
+from keras_lmmvae.effects.scaling import ColumnScaling
+from keras_lmmvae.effects.vocabulary import NULL_CODE, Vocabulary
+from keras_lmmvae.validation import as_float_column, check_positive, received
+
+__all__ = ["RandomSlopes"]
+
+
+@keras.saving.register_keras_serializable(package="keras_lmmvae")
+class RandomSlopes(RandomEffect):
+    """A polynomial in time, or a linear form in covariates, per level of a factor.
+
+        x[i] = f(u[i]) + B_0[l] + B_1[l] t[i] + B_2[l] t[i]**2 + e[i],    l = level[i]
+        (B_0, B_1, B_2)[l, f] ~ Normal(0, effect_variance[f] * Psi)
+
+    `Psi`, the covariance between intercept and slopes, is learned and shared by the features.
+    Inside, time and covariates are centred and scaled; tables are in the columns' own units.
+    A row without its time or one of its covariates counts as a row without a level.
+
+    Args:
+        column: Name of the data column that holds the keys of the levels (strings or integers).
+        time: Optional name of the time column.
+        degree: Non-negative int, degree of the polynomial in `time`; 0 is a random intercept,
+            which does not read the time.
+        covariates: Names of numeric columns that get a slope each.
+        name: Optional string, the term's name. Defaults to `column`.
+
+    Raises:
+        ValueError: If neither `time` nor `covariates` is given, `degree` is negative, or a
+            column's name is not a non-empty string or stands twice.
+
+    Example:
+        >>> import keras_lmmvae as lmm
+        >>> lmm.RandomSlopes("patient", time="t", degree=2).term_names()
+        ['intercept', 't', 't^2']
+
+    References:
+        - [Simchoni & Rosset, 2024](https://arxiv.org/abs/2412.16899), section 3.2.
+        - Laird, N. M. & Ware, J. H. (1982), Random-effects models for longitudinal data.
+    """
+
+    learn_term_covariance = True
+
+    def __init__(
+        self,
+        column: str,
+        time: str | None = None,
+        degree: int = 1,
+        covariates: list[str] | tuple[str, ...] = (),
+        name: str | None = None,
+    ) -> None:
+        if not isinstance(covariates, (list, tuple)):
+            raise ValueError(
+                "Received invalid `covariates`, expected a list of column names. "
+                + received(covariates=covariates)
+            )
+        if time is None and not covariates:
+            raise ValueError(
+                "RandomSlopes needs a `time` column or `covariates`; for neither use "
+                "RandomIntercept. " + received(time=time, covariates=covariates)
+            )
+        check_positive("degree", degree, integer=True, minimum=0)
+        powers = degree if time is not None else 0
+        numbers = (*((time,) if powers else ()), *covariates)
+        super().__init__((column, *numbers), name or column)
+        self.column = column
+        self.time = time
+        self.degree = degree
+        self.covariates = tuple(covariates)
+        self.grouping = Grouping(column)
+        self.scaling = ColumnScaling(numbers)
+        self.num_terms = 1 + powers + len(self.covariates)
+        self.learn_term_covariance = self.num_terms > 1
+
+    @property
+    def _powers(self) -> int:
+        """Number of basis functions that are powers of the time."""
+        return self.degree if self.time is not None else 0
+
+    def prepare(self, data: dict[str, Any]) -> dict[str, np.ndarray]:
+        columns = {name: as_float_column(name, data[name]) for name in self.columns[1:]}
+        return {self.column: self.grouping.prepare(data[self.column]), **columns}
+
+    def update_state(self, columns: dict[str, np.ndarray]) -> None:
+        self.grouping.update_state(columns[self.column])
+        if self.num_terms > 1:
+            self.scaling.update_state(columns)
+
+    def finalize_state(self) -> None:
+        if self.num_terms > 1:
+            self.scaling.finalize_state()
+        self.num_levels = self.grouping.finalize_state()
+
+    def reset_state(self) -> None:
+        self.scaling.reset_state()
+        self.grouping.reset_state()
+
+    def encode(
+        self, columns: dict[str, tf.Tensor], tables: dict[str, Any] | None = None
+    ) -> Encoded:
+        codes = self.grouping.lookup(columns[self.column], tables)
+        if self.num_terms == 1:
+            return {"codes": codes}
+        inputs = self.scaling.scale(columns)  # (b, c)
+        is_finite = tf.reduce_all(tf.math.is_finite(inputs), axis=1)
+        return {
+            "codes": tf.where(is_finite, codes, NULL_CODE),
+            "inputs": tf.where(is_finite[:, None], inputs, tf.zeros_like(inputs)),
+        }
+
+    def basis(self, encoded: Encoded) -> tf.Tensor | None:
+        if self.num_terms == 1:
+            return None
+        inputs = encoded["inputs"]
+        powers = [inputs[:, :1] ** power for power in range(1, self._powers + 1)]
+        covariates = inputs[:, 1 if powers else 0 :]
+        return tf.concat([tf.ones_like(inputs[:, :1]), *powers, covariates], axis=1)  # (b, m)
+
+    def add_levels(self, columns: dict[str, np.ndarray]) -> bool:
+        num_levels = self.grouping.extend(columns[self.column])
+        if num_levels == self.num_levels:
+            return False
+        self.grow(num_levels)
+        return True
+
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        return {self.column: self.grouping.vocabulary}
+
+    def level_names(self) -> list[Any]:
+        return list(self.grouping.vocabulary.keys)
+
+    def term_names(self) -> list[str]:
+        powers = [f"{self.time}^{power}" for power in range(2, self._powers + 1)]
+        time = [str(self.time)] if self._powers else []
+        return ["intercept", *time, *powers, *self.covariates]
+
+    def user_basis(self) -> np.ndarray:
+        """Undoes centring and scaling: `((t - c) / s)**k` expanded in powers of `t`."""
+        matrix = np.zeros((self.num_terms, self.num_terms))
+        matrix[0, 0] = 1.0
+        scales = list(zip(self.scaling.center, self.scaling.spread, strict=True))
+        if self._powers:
+            center, scale = scales.pop(0)
+            for k in range(1, self._powers + 1):
+                for j in range(k + 1):
+                    matrix[j, k] = comb(k, j) * (-center) ** (k - j) / scale**k
+        for row, (center, scale) in enumerate(scales, start=1 + self._powers):
+            matrix[row, row] = 1.0 / scale
+            matrix[0, row] = -center / scale
+        return matrix
+
+    def adapted_state(self) -> dict[str, Any]:
+        return {
+            **super().adapted_state(),
+            "grouping": self.grouping.state(),
+            "scaling": self.scaling.state(),
+        }
+
+    def restore_adapted_state(self, state: dict[str, Any]) -> None:
+        super().restore_adapted_state(state)
+        self.grouping.restore(state["grouping"])
+        self.scaling.restore(state["scaling"])
+
+    def save_assets(self, inner_path: str) -> None:
+        self.grouping.save(inner_path)
+
+    def load_assets(self, inner_path: str) -> None:
+        self.grouping.load(inner_path)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "column": self.column,
+            "time": self.time,
+            "degree": self.degree,
+            "covariates": list(self.covariates),
+            **super().get_config(),
+        }

@@ -1,0 +1,305 @@
+"""Spatial random effects: a Gaussian process over coordinates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.cluster import MiniBatchKMeans
+
+from keras_lmmvae import design, kernels
+from keras_lmmvae.effects.coordinates import (
+    check_degrees,
+    check_metric,
+    from_positions,
+    to_positions,
+)
+from keras_lmmvae.effects.length_scale import fit_length_scale
+from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
+from keras_lmmvae.effects.scaling import ColumnScaling
+from keras_lmmvae.effects.vocabulary import NULL_CODE
+from keras_lmmvae.validation import as_float_column, check_positive, received
+
+__all__ = ["SpatialEffect"]
+
+# In standardised coordinates: from finer than any basis resolves to flat over the map.
+_LENGTH_SCALE_BOUNDS = (0.02, 5.0)
+_INITIAL_LENGTH_SCALE = 0.5
+# In the units of the coordinates; the paper's, for its own inference.
+_PUBLISHED_LENGTH_SCALE = 1.0
+# Rows that the length-scale search looks at; distinct places that inducing points come from.
+_MAX_SEARCH_ROWS = 20_000
+_MAX_PLACES = 100_000
+
+
+@keras.saving.register_keras_serializable(package="keras_lmmvae")
+class SpatialEffect(RandomEffect):
+    """A smooth random surface over coordinates for every feature.
+
+        x[i] = f(u[i]) + B(s[i]) + e[i]
+        B[:, f] ~ GaussianProcess(0, effect_variance[f] * kernel(s, s'))
+
+    The process is written as `phi(s) @ coefficients` with Karhunen-Loeve features `phi` of
+    the kernel on inducing points: exact when every distinct location is one of them (up to
+    `num_features` locations), a projection of the process otherwise. The effect at new
+    coordinates is the process's prediction there. Each row costs O(num_features**2).
+
+    Args:
+        columns: Names of the coordinate columns; (longitude, latitude) for "haversine".
+        kernel: "rbf", "matern12", "matern32" or "matern52".
+        length_scale: Positive float in the units of the coordinates ("haversine":
+            kilometres), fixed; `None`: learned by maximum marginal likelihood.
+        metric: "euclidean", or "haversine" for degrees on the globe.
+        num_features: Positive int, most inducing points.
+        name: Optional string, the term's name. Defaults to the joined columns.
+        seed: Int that fixes the choice of the inducing points.
+
+    Raises:
+        ValueError: On unusable columns, an unknown kernel or metric, a non-positive length scale
+            or number of features, or a negative seed.
+
+    Example:
+        >>> import keras_lmmvae as lmm
+        >>> lmm.SpatialEffect(("lon", "lat"), kernel="rbf").label
+        'lon_lat'
+
+    References:
+        - [Simchoni & Rosset, 2024](https://arxiv.org/abs/2412.16899), section 3.3.
+        - Rasmussen, C. E. & Williams, C. K. I. (2006), Gaussian Processes, sections 4.3, 8.1.
+    """
+
+    def __init__(
+        self,
+        columns: tuple[str, ...] | list[str],
+        kernel: str = "rbf",
+        length_scale: float | None = None,
+        metric: str = "euclidean",
+        num_features: int = 256,
+        name: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(columns, (tuple, list)) or len(columns) == 0:
+            raise ValueError(
+                "Received invalid `columns`, expected the names of the coordinate columns, such "
+                "as ('lon', 'lat'). " + received(columns=columns)
+            )
+        kernels.check_kernel(kernel)
+        check_metric(metric, columns)
+        check_positive("num_features", num_features, integer=True, minimum=1)
+        if length_scale is not None:
+            check_positive("length_scale", length_scale)
+        check_positive("seed", seed, integer=True)
+        super().__init__(tuple(columns), name or "_".join(map(str, columns)))
+        self.kernel = kernel
+        self.length_scale = length_scale
+        self.metric = metric
+        self.num_features = num_features
+        self.seed = seed
+        self.num_levels = 0
+        axes = ("_x", "_y", "_z") if metric == "haversine" else self.columns
+        self.scaling = ColumnScaling(axes, is_common=True)
+        self._places = np.zeros((0, len(axes)))
+        self._initial_points: np.ndarray | None = None
+
+    def prepare(self, data: dict[str, Any]) -> dict[str, np.ndarray]:
+        columns = {name: as_float_column(name, data[name]) for name in self.columns}
+        if self.metric == "haversine":
+            check_degrees(self.columns, columns)
+        return columns
+
+    def update_state(self, columns: dict[str, np.ndarray]) -> None:
+        positions = {name: value.numpy() for name, value in self._positions(columns).items()}
+        self.scaling.update_state(positions)
+        places = np.stack(list(positions.values()), axis=1)
+        places = places[np.isfinite(places).all(axis=1)]
+        places = np.unique(np.concatenate([self._places, places]), axis=0)
+        if len(places) > _MAX_PLACES:
+            rng = np.random.default_rng(self.seed)
+            places = places[np.sort(rng.choice(len(places), _MAX_PLACES, replace=False))]
+        self._places = places
+
+    def finalize_state(self) -> None:
+        """Chooses the inducing points.
+
+        Raises:
+            ValueError: If there are not two distinct places.
+        """
+        places = self._places
+        try:
+            self.scaling.finalize_state()
+        except ValueError as error:
+            raise ValueError(
+                f"The coordinates {list(self.columns)} must be known at two distinct places at "
+                "least. " + received(places=min(len(places), 1))
+            ) from error
+        scaled = (places - self.scaling.center) / np.array(self.scaling.spread)
+        if len(scaled) > self.num_features:
+            clusters = MiniBatchKMeans(
+                self.num_features, random_state=self.seed, n_init=1, batch_size=4096
+            )
+            scaled = clusters.fit(scaled).cluster_centers_
+        self._initial_points = scaled.astype(np.float32)
+        self.num_levels, self.num_terms = 1, len(scaled)
+        self._places = self._places[:0]
+
+    def reset_state(self) -> None:
+        self.scaling.reset_state()
+        self._places = self._places[:0]
+
+    def build_basis(self, is_amortized: bool) -> None:
+        size, width = self.num_terms, len(self.scaling.columns)
+
+        def state(name: str, shape: tuple[int, ...]) -> keras.Variable:
+            return self.add_weight(
+                name=name, shape=shape, initializer="zeros", trainable=False, autocast=False
+            )
+
+        self.inducing_points = state("inducing_points", (size, width))
+        self.projection = state("projection", (size, size))
+        self.scaled_length_scale = state("scaled_length_scale", ())
+        self.is_amortized = is_amortized
+        if is_amortized:
+            self.code_root = state("code_root", (size, size))
+        if self._initial_points is not None:
+            self.inducing_points.assign(self._initial_points)
+            fixed = self.length_scale
+            if fixed is None and is_amortized:
+                fixed = _PUBLISHED_LENGTH_SCALE
+            self.set_scaled_length_scale(
+                _INITIAL_LENGTH_SCALE if fixed is None else fixed / self.scaling.spread[0]
+            )
+
+    def set_scaled_length_scale(self, length_scale: float) -> None:
+        """Sets the length scale, in standardised coordinates, and the basis that belongs to it."""
+        points = keras.ops.convert_to_numpy(self.inducing_points)
+        self.scaled_length_scale.assign(length_scale)
+        self.projection.assign(kernels.karhunen_loeve_projection(self.kernel, points, length_scale))
+        if self.is_amortized:
+            self.code_root.assign(kernels.cholesky_coefficients(self.kernel, points, length_scale))
+
+    @property
+    def fitted_length_scale(self) -> float:
+        """The length scale in the units of the coordinates ("haversine": kilometres)."""
+        return float(self.scaled_length_scale.numpy()) * self.scaling.spread[0]
+
+    def _positions(self, columns: dict[str, Any]) -> dict[str, tf.Tensor]:
+        return to_positions(self.metric, self.columns, columns)
+
+    def encode(
+        self, columns: dict[str, tf.Tensor], tables: dict[str, Any] | None = None
+    ) -> Encoded:
+        self.require_adapted()
+        inputs = self.scaling.scale(self._positions(columns))
+        is_finite = tf.reduce_all(tf.math.is_finite(inputs), axis=1)
+        return {
+            "codes": tf.where(is_finite, 0, NULL_CODE),
+            "inputs": tf.where(is_finite[:, None], inputs, tf.zeros_like(inputs)),
+        }
+
+    def basis(self, encoded: Encoded) -> tf.Tensor | None:
+        matrix = kernels.kernel_matrix(
+            self.kernel,
+            encoded["inputs"],
+            self.inducing_points.value,
+            self.scaled_length_scale.value,
+        )
+        return tf.matmul(matrix, tf.convert_to_tensor(self.projection))  # (b, m)
+
+    @property
+    def has_learned_basis(self) -> bool:
+        return self.length_scale is None
+
+    def fit_basis(self, inputs: np.ndarray, residual: np.ndarray) -> None:
+        """Learns the length scale; see `fit_length_scale`."""
+        if len(inputs) > _MAX_SEARCH_ROWS:
+            rng = np.random.default_rng(self.seed)
+            chosen = rng.choice(len(inputs), _MAX_SEARCH_ROWS, replace=False)
+            inputs, residual = inputs[chosen], residual[chosen]
+        points = keras.ops.convert_to_numpy(self.inducing_points)
+
+        def basis_of(rows: tf.Tensor, length_scale: float) -> tf.Tensor:
+            projection = kernels.karhunen_loeve_projection(self.kernel, points, length_scale)
+            matrix = kernels.kernel_matrix(
+                self.kernel, rows, tf.constant(points), tf.constant(length_scale)
+            )
+            return tf.matmul(matrix, tf.constant(projection, tf.float32))
+
+        self.set_scaled_length_scale(
+            fit_length_scale(basis_of, inputs, residual, _LENGTH_SCALE_BOUNDS)
+        )
+
+    def unmodelled_variance(self, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor | float:
+        """Variance of the process at a place given its values at the inducing points."""
+        left = tf.maximum(1.0 - tf.reduce_sum(tf.square(basis), axis=1), 0.0)
+        left = tf.where(codes >= 0, left, tf.zeros_like(left))
+        return left[:, None] * self.posterior.effect_variance
+
+    @property
+    def code_size(self) -> int:
+        return 1
+
+    @property
+    def num_aggregates(self) -> int:
+        return self.num_terms
+
+    def aggregation_codes(self, encoded: Encoded) -> tf.Tensor:
+        """The nearest inducing point of every row: its location, if all of them are points."""
+        points = tf.convert_to_tensor(self.inducing_points)
+        cross = tf.matmul(encoded["inputs"], points, transpose_b=True)
+        distance = tf.reduce_sum(tf.square(points), axis=1) - 2.0 * cross
+        nearest = tf.argmin(distance, axis=1, output_type=tf.int32)
+        return tf.where(encoded["codes"] >= 0, nearest, encoded["codes"])
+
+    def aggregate_batch(self, values: tf.Tensor, encoded: Encoded) -> tf.Tensor:
+        """`Z @ L @ A`: `A` the batch's mean codes by location, `L` a root of the kernel."""
+        means = design.segment_mean(values, self.aggregation_codes(encoded), self.num_terms)
+        return design.product(self.table_of_means(means), encoded["codes"], self.basis(encoded))
+
+    def table_of_means(self, means: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(tf.convert_to_tensor(self.code_root), means[:, 0])[None]
+
+    def effects_in_units(self, noise_variance: tf.Tensor | None = None) -> np.ndarray:
+        """Values of the surface at the inducing points, `(m, 1, p)`, or their deviations."""
+        basis = self.basis({"inputs": tf.convert_to_tensor(self.inducing_points)})
+        if noise_variance is None:
+            values = tf.matmul(basis, self.posterior.effects[0])
+        else:
+            values = tf.sqrt(self.posterior.marginal_variances(basis, noise_variance)[0])
+        return np.asarray(values)[:, None, :]
+
+    def served_variables(self) -> list[keras.Variable]:
+        basis = [self.inducing_points, self.projection, self.scaled_length_scale]
+        return [*super().served_variables(), *basis]
+
+    def column_dtypes(self) -> dict[str, tf.DType]:
+        return dict.fromkeys(self.columns, tf.float32)
+
+    def level_columns(self) -> list[str]:
+        """Names of the coordinates in `level_names`."""
+        return list(self.columns)
+
+    def level_names(self) -> list[Any]:
+        """Coordinates of the inducing points, in the units of the columns."""
+        points = self.inducing_points.numpy() * np.array(self.scaling.spread) + self.scaling.center
+        points = from_positions(self.metric, points)
+        return [tuple(float(value) for value in point) for point in points]
+
+    def adapted_state(self) -> dict[str, Any]:
+        return {**super().adapted_state(), "scaling": self.scaling.state()}
+
+    def restore_adapted_state(self, state: dict[str, Any]) -> None:
+        super().restore_adapted_state(state)
+        self.scaling.restore(state["scaling"])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "columns": list(self.columns),
+            "kernel": self.kernel,
+            "length_scale": self.length_scale,
+            "metric": self.metric,
+            "num_features": self.num_features,
+            "seed": self.seed,
+            **super().get_config(),
+        }

@@ -1,0 +1,69 @@
+"""Checks and precision that the layers on rows of Z share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_lmmvae.validation import received
+
+__all__ = ["check_shapes", "unpack", "working_dtype"]
+
+Shape = tuple[int | None, ...]
+
+
+def working_dtype(layer: keras.layers.Layer) -> tf.DType:
+    """Float type to add and solve in: the layer's own, but never less than float32."""
+    compute = tf.as_dtype(layer.compute_dtype)
+    return tf.float32 if compute.size < 4 else compute
+
+
+def check_shapes(
+    layer: keras.layers.Layer, first: str, shapes: Sequence[Any], axes: tuple[int, ...] = (2, 3)
+) -> tuple[Shape, Shape, Shape | None]:
+    """Checks the shapes of `[first, codes]` or `[first, codes, basis]` and returns all three.
+
+    Args:
+        layer: The layer they are for.
+        first: Name of the first input.
+        shapes: What the layer was called with.
+        axes: Numbers of axes that the first input may have.
+
+    Raises:
+        ValueError: If there are not two or three inputs, or one has a wrong number of axes.
+    """
+    is_list = isinstance(shapes, (list, tuple)) and len(shapes) in (2, 3)
+    ranks = [len(shape) for shape in shapes] if is_list else []
+    if not is_list or ranks[0] not in axes or ranks[1] != 1 or ranks[2:] not in ([], [2]):
+        numbers = " or ".join(str(number) for number in axes)
+        raise ValueError(
+            f"The layer '{layer.name}' must be called on [{first}, codes] or [{first}, codes, "
+            f"basis], where {first} has {numbers} axes, codes has 1 and basis has 2. "
+            + received(shapes=shapes)
+        )
+    basis = tuple(shapes[2]) if len(shapes) == 3 else None
+    return tuple(shapes[0]), tuple(shapes[1]), basis
+
+
+def unpack(
+    layer: keras.layers.Layer, first: str, inputs: Sequence[Any], axes: tuple[int, ...] = (2, 3)
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
+    """The checked inputs: floats in `working_dtype`, codes in int32.
+
+    Raises:
+        ValueError: If their shapes are wrong (see `check_shapes`), or codes are not integers.
+    """
+    tensors = [tf.convert_to_tensor(value) for value in inputs]
+    check_shapes(layer, first, [tuple(tensor.shape) for tensor in tensors], axes)
+    values, codes, *rest = tensors
+    if not codes.dtype.is_integer:
+        raise ValueError(
+            f"The codes of layer '{layer.name}' must be integers. "
+            + received(dtype=codes.dtype.name)
+        )
+    dtype = working_dtype(layer)
+    basis = tf.cast(rest[0], dtype) if rest else None
+    return tf.cast(values, dtype), tf.cast(codes, tf.int32), basis

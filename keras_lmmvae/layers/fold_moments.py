@@ -1,0 +1,130 @@
+"""What the two folds of a term agree on: moments that identify its prior."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from keras_lmmvae import linalg
+
+if TYPE_CHECKING:
+    from keras_lmmvae.layers.conjugate_posterior import ConjugatePosterior
+
+__all__ = ["agreed_term_covariance", "fold_moments", "sample_prior"]
+
+# Levels handled at once, so that memory stays bounded.
+_CHUNK = 100_000
+_COVARIANCE_CHUNK = 10_000
+# Eigenvalues of a learned term covariance are kept above this share of the largest.
+_COVARIANCE_FLOOR = 1e-4
+
+
+def fold_moments(
+    posterior: ConjugatePosterior, fold_effects: tf.Tensor, noise_variance: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The folds' product `sum over levels of tr(inv(Psi) B_1 B_2')` and its factor.
+
+    With `A_a` the shrinkage of fold `a`, `E[B_1 B_2'] = A_1 (effect_variance * Psi) A_2'`: the
+    noise of the folds is independent and drops out.
+
+    Args:
+        posterior: The term's posterior.
+        fold_effects: Float tensor `(2 L, m, p)`, tables of the folds.
+        noise_variance: Float tensor `(p,)`.
+
+    Returns:
+        product: Float tensor `(p,)`.
+        factor: Float tensor `(p,)`; `factor * effect_variance` is what the product is expected
+            to be when the term stands alone.
+    """
+    product = factor = tf.zeros(posterior.num_features)
+    for start in range(0, posterior.num_levels, _CHUNK):
+        part = _moments(posterior, fold_effects, start, start + _CHUNK, noise_variance)
+        product, factor = product + part[0], factor + part[1]
+    return product, factor
+
+
+def _fold_slices(posterior: ConjugatePosterior, start: int, stop: int) -> tuple[slice, slice]:
+    levels = posterior.num_levels
+    stop = min(stop, levels)
+    return slice(start, stop), slice(levels + start, levels + stop)
+
+
+def _moments(
+    posterior: ConjugatePosterior,
+    fold_effects: tf.Tensor,
+    start: int,
+    stop: int,
+    noise_variance: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    slices = _fold_slices(posterior, start, stop)
+    kept = [
+        linalg.shrinkage(posterior.fold_eigenvalues[s], noise_variance, posterior.effect_variance)
+        for s in slices
+    ]  # (l, m, p) each
+    first, second = (fold_effects[s] for s in slices)
+    if posterior.num_terms == 1:
+        product = tf.reduce_sum(first * second, axis=(0, 1)) / posterior.term_covariance[0, 0]
+        return product, tf.reduce_sum(kept[0] * kept[1], axis=(0, 1))
+    metric = posterior.fold_rotation[slices[1]]
+    if posterior.learn_term_covariance:
+        inverse = posterior.inverse_term_covariance()
+        second = tf.einsum("ij,ljf->lif", inverse, second)
+        metric = tf.einsum("ij,ljk->lik", inverse, metric)
+    # Squared cosines between the axes in which the two folds are diagonal.
+    angle = tf.square(tf.matmul(posterior.fold_rotation[slices[0]], metric, transpose_a=True))
+    factor = tf.reduce_sum(kept[0] * tf.matmul(angle, kept[1]), axis=(0, 1))
+    return tf.reduce_sum(first * second, axis=(0, 1)), factor
+
+
+def agreed_term_covariance(
+    posterior: ConjugatePosterior, noise_variance: tf.Tensor
+) -> tf.Tensor | None:
+    """Solves `sum B_1 B_2' = sum effect_variance A_1 Psi A_2'` for one `Psi` of all features.
+
+    Args:
+        posterior: The term's posterior.
+        noise_variance: Float tensor `(p,)`.
+
+    Returns:
+        Float tensor `(m, m)`, positive definite with trace `m`; `None` if the folds agree on
+        nothing, so that the shape cannot be told.
+    """
+    slices = _fold_slices(posterior, 0, _COVARIANCE_CHUNK)
+    inverse = posterior.inverse_term_covariance()
+    shrinkages = []
+    for part in slices:
+        kept = linalg.shrinkage(
+            posterior.fold_eigenvalues[part], noise_variance, posterior.effect_variance
+        )
+        rotation = posterior.fold_rotation[part]
+        inverse_rotation = tf.einsum("lki,kj->lij", rotation, inverse)
+        shrinkages.append(tf.einsum("lik,lkf,lkj->lfij", rotation, kept, inverse_rotation))
+    size = posterior.num_terms
+    normal = tf.einsum("f,lfab,lfcd->acbd", posterior.effect_variance, *shrinkages)
+    normal = tf.reshape(normal, (size * size, size * size))
+    first, second = (posterior.fold_effects[part] for part in slices)
+    moment = tf.reshape(tf.einsum("laf,lcf->ac", first, second), (-1, 1))
+    ridge = linalg.JITTER * tf.linalg.trace(normal) / size**2 * tf.eye(size * size)
+    current = tf.reshape(tf.convert_to_tensor(posterior.term_covariance), (-1, 1))
+    solution = tf.linalg.solve(normal + ridge, moment + tf.matmul(ridge, current))
+    solution = tf.reshape(solution, (size, size))
+    values, vectors = tf.linalg.eigh(0.5 * (solution + tf.transpose(solution)))
+    if not bool(tf.reduce_all(tf.math.is_finite(values))) or float(values[-1]) <= 0.0:
+        return None
+    values = tf.maximum(values, _COVARIANCE_FLOOR * values[-1])
+    covariance = tf.matmul(vectors * values, vectors, transpose_b=True)
+    return covariance * (size / tf.linalg.trace(covariance))
+
+
+def sample_prior(posterior: ConjugatePosterior, seed: int) -> tf.Tensor:
+    """Draws a table of effects from the prior, `(levels, m, p)`."""
+    shape = (posterior.num_levels, posterior.num_terms, posterior.num_features)
+    deviation = tf.sqrt(tf.convert_to_tensor(posterior.effect_variance))
+    draws = tf.random.stateless_normal(shape, (seed, 0)) * deviation
+    if not posterior.learn_term_covariance:
+        return draws
+    values, vectors = tf.linalg.eigh(tf.convert_to_tensor(posterior.term_covariance))
+    root = vectors * tf.sqrt(tf.maximum(values, 0.0))
+    return tf.einsum("ij,ljf->lif", root, draws)

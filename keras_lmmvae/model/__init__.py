@@ -1,0 +1,1 @@
+"""The LMMVAE model: its ELBO and training loop, and how its effects are fitted."""

@@ -1,0 +1,69 @@
+"""Checks of the arguments of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.model.rows import FEATURES
+from keras_lmmvae.validation import check_positive, received
+
+__all__ = ["check_arguments", "clone_terms"]
+
+_CHOICES = {"posterior": ("conjugate", "amortized"), "effects_kl_reduction": ("level", "row")}
+
+
+def check_arguments(
+    *,
+    latent_dim: Any,
+    hidden_units: Any,
+    posterior: Any,
+    kl_weight: Any,
+    effects_kl_weight: Any,
+    effects_kl_reduction: Any,
+    noise_variance: Any,
+) -> None:
+    """Raises a ValueError on an argument of `LMMVAE` that is out of its range."""
+    check_positive("latent_dim", latent_dim, integer=True, minimum=1)
+    for units in hidden_units:
+        check_positive("hidden_units", units, integer=True, minimum=1)
+    if kl_weight != 0:
+        check_positive("kl_weight", kl_weight)
+    check_positive("effects_kl_weight", effects_kl_weight)
+    if noise_variance is not None:
+        check_positive("noise_variance", noise_variance)
+    given = {"posterior": posterior, "effects_kl_reduction": effects_kl_reduction}
+    for name, value in given.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(
+                f"Received an invalid value for `{name}`, expected one of {list(_CHOICES[name])}. "
+                + received(**{name: value})
+            )
+
+
+def clone_terms(terms: Sequence[RandomEffect]) -> list[RandomEffect]:
+    """Fresh copies of the terms, so that no two models share one's state.
+
+    Raises:
+        ValueError: If an element is no term, two share a name, or a column is called as the
+            features are.
+    """
+    for term in terms:
+        if not isinstance(term, RandomEffect):
+            raise ValueError(
+                "Received an invalid element of `random_effects`, expected terms such as "
+                "RandomIntercept('store'). " + received(element=term)
+            )
+        if FEATURES in term.columns:
+            raise ValueError(
+                f"An effect column cannot be called '{FEATURES}': that is the features' name. "
+                + received(columns=term.columns)
+            )
+    labels = [term.label for term in terms]
+    if len(set(labels)) != len(labels):
+        raise ValueError(
+            "Two terms of `random_effects` have one name: give one a `name=` of its own. "
+            + received(names=labels)
+        )
+    return [type(term).from_config(term.get_config()) for term in terms]

@@ -1,0 +1,268 @@
+"""The mixed model equations of all training rows: designs, solutions, calibration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lmmvae import design
+from keras_lmmvae.layers.fold_moments import sample_prior
+from keras_lmmvae.model import solver
+from keras_lmmvae.model.fold_variances import CalibrationMoments, SquaredErrors, update_variances
+from keras_lmmvae.model.rows import EFFECTS, FOLD, Rows, batches_of, cell_weights, row_weights
+
+if TYPE_CHECKING:
+    from keras_lmmvae.model.lmmvae import LMMVAE
+
+__all__ = ["MixedModelEquations", "cell_mean"]
+
+_FOLD_ITERATIONS = 40
+_FOLD_TOLERANCE = 1e-3
+_FINAL_ITERATIONS = 300
+_FINAL_TOLERANCE = 1e-5
+# Design rows are merged to chunks of this many before the equations are solved.
+_CHUNK = 65_536
+# Simulated features that each term is given at least, over repeated draws.
+_CALIBRATION_FEATURES = 8
+
+
+class MixedModelEquations:
+    """Henderson's equations of a model's terms over all its training rows.
+
+    Args:
+        model: The model; its terms hold designs, variances and tables.
+        rows: Encoded rows, arrays or a dataset.
+    """
+
+    def __init__(self, model: LMMVAE, rows: Any) -> None:
+        self.model = model
+        self.terms = model.random_effects
+        self.rows = rows
+        self.chunks = _design_chunks(rows)
+        self._solvers = {folds: self._make_solver(folds) for folds in (True, False)}
+
+    def set_designs(self, history: solver.Effects | None = None) -> None:
+        """Gives every term the Gram matrices and counts of its levels, by fold.
+
+        Args:
+            history: Optional Gram matrices of earlier rows by term, added to both folds.
+        """
+        for term in self.terms:
+            levels = 2 * term.num_levels
+            grams = tf.zeros((levels, term.num_terms, term.num_terms))
+            counts = tf.zeros(levels)
+            for rows in self.chunks:
+                codes = rows.codes(term, folds=True)
+                basis = term.basis(rows.encoded[term.label])
+                grams += design.gram(codes, basis, levels, rows.row_weights)
+                counts += design.count(codes, levels, rows.row_weights)
+            if history is not None:
+                grams += tf.concat([history[term.label]] * 2, axis=0)
+            term.posterior.set_design(grams, counts)
+
+    def set_common_designs(self, history: solver.Effects | None) -> None:
+        """Corrects the common Gram matrices, in which `set_designs` counted history twice."""
+        for term in self.terms:
+            if history is not None:
+                gram = tf.convert_to_tensor(term.posterior.gram) - history[term.label]
+                term.posterior.gram.assign(gram)
+            term.posterior.refresh()
+
+    def solve(
+        self,
+        folds: bool,
+        values_of: Callable[[Rows], tf.Tensor],
+        history: solver.History | None = None,
+    ) -> solver.Solution:
+        """Solves for the effects of all terms jointly and assigns them.
+
+        Args:
+            folds: Whether to solve each fold's rows for its table, or all rows for `effects`.
+            values_of: Function of encoded rows that gives what the effects are to explain.
+            history: Optional equations of earlier rows, added.
+
+        Returns:
+            The solution, with the iterations that it took.
+        """
+        noise = self.model.effects_noise_variance()
+        right_side: solver.Effects | None = None if history is None else history.scores
+        for batch in batches_of(self.rows):
+            values = values_of(batch) / noise
+            part = solver.scores(values, self.terms, _design_rows(batch), folds)
+            right_side = _add(right_side, part)
+        tables = {
+            t.label: t.posterior.fold_effects if folds else t.posterior.effects for t in self.terms
+        }
+        start = {label: tf.convert_to_tensor(table) for label, table in tables.items()}
+        solution = self._solution(folds, right_side, start, history)
+        for label, table in tables.items():
+            table.assign(solution.effects[label])
+        return solution
+
+    def _solution(
+        self,
+        folds: bool,
+        right_side: solver.Effects,
+        start: solver.Effects,
+        history: solver.History | None = None,
+    ) -> solver.Solution:
+        return self._solvers[folds](
+            right_side, self.model.effects_noise_variance(), start, history
+        )
+
+    def _make_solver(self, folds: bool) -> Callable[..., solver.Solution]:
+        def run(
+            right_side: solver.Effects,
+            noise_variance: tf.Tensor,
+            start: solver.Effects,
+            history: solver.History | None,
+        ) -> solver.Solution:
+            return solver.solve(
+                self.terms,
+                self.chunks,
+                right_side,
+                noise_variance,
+                start,
+                folds=folds,
+                history=history,
+                max_iterations=_FOLD_ITERATIONS if folds else _FINAL_ITERATIONS,
+                tolerance=_FOLD_TOLERANCE if folds else _FINAL_TOLERANCE,
+            )
+
+        return tf.function(run, autograph=False)
+
+    def update_variances(self) -> None:
+        """Re-estimates the terms' variances from the solved folds; see `fold_variances`."""
+        update_variances(self.model)
+
+    def calibrate(self, folds: bool, seed: int) -> None:
+        """Measures how terms that share rows share what the rows say, on simulated data.
+
+        The closed forms for a level take the other terms as known. With several terms they
+        are too confident, and what one term explains leaks into another. So effects (and
+        noise) are drawn from the current variances and fitted with the same equations: some
+        features get the effects of one term only, others all of them and noise, and what
+        comes back is compared with what the closed forms expect. One term alone needs none.
+
+        Args:
+            folds: Whether to calibrate the folds' tables or the common one.
+            seed: Seed of the draws.
+        """
+        if len(self.terms) < 2:
+            return
+        groups = len(self.terms) + 1
+        repeats = math.ceil(_CALIBRATION_FEATURES * groups / self.model.num_features)
+        moments = CalibrationMoments(self.model, folds)
+        for repeat in range(repeats):
+            everything = len(self.terms) * np.ones(self.model.num_features, int)
+            turns = (np.arange(self.model.num_features) + seed + repeat) % groups
+            assignment = turns if folds else everything
+            truth, right_side = self._simulate(assignment, folds, 100 * seed + repeat)
+            zeros = {name: tf.zeros_like(value) for name, value in right_side.items()}
+            estimate = self._solution(folds, right_side, zeros).effects
+            moments.add(assignment, estimate, self._squared_errors(truth, estimate, folds))
+        moments.finish()
+
+    def _simulate(
+        self, assignment: np.ndarray, folds: bool, seed: int
+    ) -> tuple[solver.Effects, solver.Effects]:
+        """Effects drawn from the prior, and the right sides of the data they make.
+
+        Args:
+            assignment: Int array `(p,)`: number of the feature's only term; the number of
+                terms stands for all of them and noise.
+            folds: Whether the right sides are those of the folds' tables.
+            seed: Seed of the draws.
+        """
+        noise = self.model.effects_noise_variance()
+        has_all = assignment == len(self.terms)
+        truth = {
+            term.label: sample_prior(term.posterior, 1000 * seed + number)
+            * tf.constant((assignment == number) | has_all, tf.float32)
+            for number, term in enumerate(self.terms)
+        }
+        deviation = tf.sqrt(noise) * tf.constant(has_all, tf.float32)
+        right_side: solver.Effects | None = None
+        for number, rows in enumerate(self.chunks):
+            signal = solver.fitted_values(truth, self.terms, rows, folds=False)
+            draws = tf.random.stateless_normal(tf.shape(signal), (seed, 7919 + number))
+            values = (signal + draws * deviation) / noise
+            right_side = _add(right_side, solver.scores(values, self.terms, rows, folds))
+        return truth, right_side
+
+    def _squared_errors(
+        self, truth: solver.Effects, estimate: solver.Effects, folds: bool
+    ) -> SquaredErrors:
+        """Sums over rows, by feature: found and expected by term, and found of all together."""
+        noise = self.model.effects_noise_variance()
+        found = {term.label: tf.zeros(self.model.num_features) for term in self.terms}
+        expected = dict(found)
+        total = tf.zeros(self.model.num_features)
+        for rows in self.chunks:
+            together = tf.zeros(self.model.num_features)
+            for term in self.terms:
+                basis = term.basis(rows.encoded[term.label])
+                codes = rows.codes(term, folds)
+                error = design.product(estimate[term.label], codes, basis) - design.product(
+                    truth[term.label], rows.codes(term, False), basis
+                )
+                variance = term.posterior.contribution_variance(codes, basis, noise, folds)
+                found[term.label] += tf.reduce_sum(tf.square(error), axis=0)
+                expected[term.label] += tf.reduce_sum(variance, axis=0)
+                together += error
+            total += tf.reduce_sum(tf.square(together), axis=0)
+        return SquaredErrors(found, expected, total)
+
+
+def cell_mean(rows: Any, values_of: Callable[[Rows], tf.Tensor], num_features: int) -> tf.Tensor:
+    """Weighted mean over the observed cells of every feature, `(p,)`."""
+    total, cells = tf.zeros(num_features), tf.zeros(num_features)
+    for batch in batches_of(rows):
+        values, weights = values_of(batch), cell_weights(batch)
+        weights = tf.ones_like(values) if weights is None else weights * tf.ones_like(values)
+        total += tf.reduce_sum(weights * values, axis=0)
+        cells += tf.reduce_sum(weights, axis=0)
+    return total / tf.maximum(cells, 1e-6)
+
+
+def _add(total: solver.Effects | None, part: solver.Effects) -> solver.Effects:
+    return part if total is None else {name: total[name] + part[name] for name in part}
+
+
+def _design_rows(batch: Rows) -> solver.DesignRows:
+    return solver.DesignRows(
+        batch[EFFECTS], batch[FOLD], cell_weights(batch), row_weights(batch)
+    )
+
+
+def _merged(parts: list[solver.DesignRows]) -> solver.DesignRows:
+    """Design rows put one below the other."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def stacked(name: str) -> tf.Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        return None if values[0] is None else tf.concat(values, axis=0)
+
+    encoded = tf.nest.map_structure(lambda *v: tf.concat(v, 0), *[part.encoded for part in parts])
+    return solver.DesignRows(
+        encoded, stacked("fold"), stacked("cell_weights"), stacked("row_weights")
+    )
+
+
+def _design_chunks(rows: Any) -> list[solver.DesignRows]:
+    """Design rows of all data, merged to chunks of a size that matrix products like."""
+    chunks: list[solver.DesignRows] = []
+    parts: list[solver.DesignRows] = []
+    size = 0
+    for batch in batches_of(rows):
+        parts.append(_design_rows(batch))
+        size += int(batch[FOLD].shape[0])
+        if size >= _CHUNK:
+            chunks.append(_merged(parts))
+            parts, size = [], 0
+    return [*chunks, _merged(parts)] if parts else chunks

@@ -1,0 +1,372 @@
+"""The LMMVAE model: its parts, its ELBO and its training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.model.adaptation import Adaptation
+from keras_lmmvae.model.amortized_fit import AmortizedFit
+from keras_lmmvae.model.arguments import check_arguments, clone_terms
+from keras_lmmvae.model.conjugate_fit import ConjugateFit
+from keras_lmmvae.model.effects_fit import NOISE_VARIANCE_FLOOR, EffectsFit
+from keras_lmmvae.model.elbo import ElboTerms, gaussian_log_likelihood, latent_kl
+from keras_lmmvae.model.predicting import Predicting
+from keras_lmmvae.model.reporting import Reporting
+from keras_lmmvae.model.rows import FEATURES, Rows, is_encoded
+from keras_lmmvae.model.training import Training
+from keras_lmmvae.model.updating import Updating
+from keras_lmmvae.validation import received
+
+__all__ = ["LMMVAE"]
+
+
+@keras.saving.register_keras_serializable(package="keras_lmmvae")
+class LMMVAE(Training, Predicting, Reporting, Updating, Adaptation, keras.Model):
+    """Variational autoencoder with the random effects of linear mixed models.
+
+        x[i] = f(u[i]) + sum{ Z_k[i] @ B_k : k=1...K } + e[i]
+        u[i] ~ Normal(0, I_d)
+        B_k ~ MatrixNormal(0, level_covariance_k, diag(effect_variance_k))
+        e[i] ~ Normal(0, diag(noise_variance))
+
+    Rows that share a store, a patient, a place are not independent: what they share is taken
+    out by the effects `B`, and the latent `u` describes what is left. Given the decoder `f` the
+    effects have a closed-form posterior, which training follows step by step; every row reads
+    effects estimated from other rows only. Without `random_effects` this is a plain VAE.
+
+    Use it as `adapt`, `compile`, `fit`, then `encode`, `reconstruct`, `predictive`,
+    `random_effects_table`, `variance_components`. Data are a dict of arrays with the features
+    under "x" and the effects' columns under their names, or a `tf.data.Dataset` of such dicts
+    in batches. NaN in "x" marks a missing cell.
+
+    Args:
+        latent_dim: Positive int, `d`.
+        random_effects: Terms, such as `RandomIntercept("store")`. The model works on copies.
+        hidden_units: Widths of the encoder's dense layers, mirrored in the decoder.
+        activation: Activation of these layers.
+        encoder: Optional Keras model `(b, p) -> (b, h)` instead of them; reads standardised
+            features. Dense heads for the latent's mean and variance are put on top.
+        decoder: Optional Keras model `(b, d) -> (b, p)`; its output is in standard units.
+        posterior: "conjugate", closed form; "amortized", the paper's second encoder.
+        shared_encoder: Amortized only: whether one trunk serves latent and effects.
+        kl_weight: Non-negative float, weight of KL(q(u) || p(u)).
+        effects_kl_weight: Positive float, weight of KL(q(B) || p(B)). With the conjugate
+            posterior the effects are shrunken as if the noise variance were so many times larger.
+        effects_kl_reduction: Amortized only: "level" counts the KL once per level, "row" once
+            per row, as published.
+        noise_variance: Optional positive float, in squared units of the features; `None`:
+            learned for every feature.
+        normalize: Whether features are standardised inside; results are in the features' units
+            either way.
+        seed: Optional int that fixes initial weights of the default networks and all sampling.
+        **kwargs: Of `keras.Model`: `name`, `dtype`.
+
+    Raises:
+        ValueError: On an argument out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> import keras_lmmvae as lmm
+        >>> rng = np.random.default_rng(0)
+        >>> store = rng.integers(0, 20, size=400)
+        >>> x = rng.normal(size=(20, 5))[store] + rng.normal(size=(400, 5))
+        >>> model = lmm.LMMVAE(1, [lmm.RandomIntercept("store")], hidden_units=(16,), seed=0)
+        >>> model.adapt({"x": x, "store": store})
+        >>> model.compile(optimizer="adam")
+        >>> history = model.fit({"x": x, "store": store}, epochs=2, batch_size=50, verbose=0)
+        >>> model.random_effects_table("store").shape
+        (20, 5)
+
+    References:
+        - [Simchoni & Rosset, 2024](https://arxiv.org/abs/2412.16899), section 3.
+        - Henderson, C. R. (1975), Best linear unbiased estimation and prediction.
+        - Hoffman et al. (2013), Stochastic variational inference.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        random_effects: Sequence[RandomEffect] = (),
+        *,
+        hidden_units: Sequence[int] = (1000, 500),
+        activation: Any = "relu",
+        encoder: keras.Layer | None = None,
+        decoder: keras.Layer | None = None,
+        posterior: str = "conjugate",
+        shared_encoder: bool = False,
+        kl_weight: float = 1.0,
+        effects_kl_weight: float = 1.0,
+        effects_kl_reduction: str = "level",
+        noise_variance: float | None = None,
+        normalize: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_arguments(
+            latent_dim=latent_dim,
+            hidden_units=hidden_units,
+            posterior=posterior,
+            kl_weight=kl_weight,
+            effects_kl_weight=effects_kl_weight,
+            effects_kl_reduction=effects_kl_reduction,
+            noise_variance=noise_variance,
+        )
+        super().__init__(**kwargs)
+        self.latent_dim = latent_dim
+        self.random_effects = clone_terms(random_effects)
+        self.hidden_units = tuple(hidden_units)
+        self.activation = keras.activations.get(activation)
+        self.given_encoder = encoder
+        self.given_decoder = decoder
+        self.posterior = posterior
+        self.shared_encoder = shared_encoder
+        self.kl_weight = kl_weight
+        self.effects_kl_weight = effects_kl_weight
+        self.effects_kl_reduction = effects_kl_reduction
+        self.noise_variance_setting = noise_variance
+        self.normalize = normalize
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.num_features = 0
+        self.trackers = [
+            keras.metrics.Mean(name=name)
+            for name in ("loss", "reconstruction_loss", "latent_kl", "effects_kl", "mse")
+        ]
+        kind = ConjugateFit if posterior == "conjugate" else AmortizedFit
+        # Not a layer: a plain object that must not be tracked, for it refers back to the model.
+        self._fit_box: tuple[EffectsFit, ...] = (kind(self),)
+
+    @property
+    def effects_fit(self) -> EffectsFit:
+        """How the effects are fitted: `ConjugateFit` or `AmortizedFit`."""
+        return self._fit_box[0]
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return list(self.trackers)
+
+    # The model ----------------------------------------------------------------------------------
+
+    def call(self, inputs: Rows, training: bool = False) -> tf.Tensor:
+        """Reconstruction `f(E[u | x]) + Z B` of encoded rows, `(b, p)`, in the features' units."""
+        contribution = self.effects_fit.contribution(inputs)
+        mean, _ = self.latent_posterior(inputs, contribution, training)
+        return self.to_units(self.decode_standard(mean, training) + contribution)
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Takes encoded rows, or a dict of raw columns outside of graphs."""
+        return super().__call__(
+            inputs if is_encoded(inputs) else self.encode_data(inputs), *args, **kwargs
+        )
+
+    def latent_posterior(
+        self, rows: Rows, contribution: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mean and log variance of q(u), `(b, d)` each; reads the rows less their effects."""
+        return self.latent_encoder(self._encoder_input(rows, contribution), training=training)
+
+    def _encoder_input(self, rows: Rows, contribution: tf.Tensor) -> tf.Tensor:
+        values = rows[FEATURES]
+        if self.effects_fit.encoder_sees_residual:
+            values = values - contribution
+        values = values / self.residual_scale
+        if "observed" in rows:
+            values = tf.where(rows["observed"], values, 0.0)
+        return values
+
+    def decode_standard(self, latent: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """`f(u)`, `(b, p)`, in standardised units."""
+        return self.latent_decoder(latent, training=training) * self.residual_scale
+
+    def to_units(self, standard: tf.Tensor) -> tf.Tensor:
+        """From standardised units to those of the features."""
+        return standard * self.feature_scale + self.feature_mean
+
+    def effect_codes(self, rows: Rows) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        """Amortized posterior: means and log variances of the terms' codes."""
+        values = self._encoder_input(rows, tf.zeros_like(rows[FEATURES]))
+        if self.shared_encoder:
+            values = self.latent_encoder.hidden(values)
+        return self.effects_encoder(values)
+
+    def standard_normal(self, shape: Any) -> tf.Tensor:
+        """Standard normal draws from the model's own generator."""
+        return keras.random.normal(shape, dtype="float32", seed=self.seed_generator)
+
+    def training_residual(self, rows: Rows) -> tf.Tensor:
+        """`x - f(E[u])` of training rows, each with the effects of the other fold, `(b, p)`."""
+        contribution = self.effects_fit.training_effects(rows).contribution
+        mean, _ = self.latent_posterior(rows, contribution)
+        return rows[FEATURES] - self.decode_standard(mean)
+
+    def effects_noise_variance(self) -> tf.Tensor:
+        """Noise variance that the effects' posterior sees, `(p,)`: tempered by the KL's weight."""
+        return self.effects_kl_weight * tf.convert_to_tensor(self.noise_variance)
+
+    def reset_noise_variance(self, values: np.ndarray) -> None:
+        """Sets the noise variance, in standardised units, unless the user fixed it."""
+        if self.noise_variance_setting is not None:
+            scale = keras.ops.convert_to_numpy(self.feature_scale)
+            values = np.full(self.num_features, self.noise_variance_setting) / scale**2
+        self.noise_variance.assign(np.maximum(values, NOISE_VARIANCE_FLOOR))
+
+    # ELBO and steps -----------------------------------------------------------------------------
+
+    def elbo_terms(self, rows: Rows, training: bool) -> ElboTerms:
+        """The parts of the ELBO of encoded rows.
+
+        In training the effects are those of the other fold and `u` is drawn from q(u); else
+        the effects are those for new rows, their uncertainty is added to the noise, and `u` is
+        its mean.
+        """
+        noise = tf.convert_to_tensor(self.noise_variance)
+        if training:
+            effects = self.effects_fit.training_effects(rows)
+            contribution, effects_kl, variance = effects.contribution, effects.kl, noise
+        else:
+            contribution = self.effects_fit.contribution(rows)
+            effects_kl = tf.zeros(tf.shape(contribution)[0])
+            variance = noise + self.effects_fit.contribution_variance(rows)
+        mean, log_var = self.latent_posterior(rows, contribution, training)
+        latent = mean
+        if training:
+            latent += tf.exp(0.5 * log_var) * self.standard_normal(tf.shape(mean))
+        residual = rows[FEATURES] - self.decode_standard(latent, training)
+        error = residual - contribution
+        observed = rows.get("observed")
+        log_likelihood = gaussian_log_likelihood(error, variance, observed)
+        return ElboTerms(
+            log_likelihood - self._log_units(observed),
+            latent_kl(mean, log_var),
+            effects_kl,
+            self._squared_error(error, observed),
+            residual,
+            error,
+        )
+
+    def _log_units(self, observed: tf.Tensor | None) -> tf.Tensor:
+        """What the log density loses on the way from standardised to the features' units."""
+        logs = tf.math.log(tf.convert_to_tensor(self.feature_scale))
+        if observed is None:
+            return tf.reduce_sum(logs)
+        return tf.reduce_sum(tf.cast(observed, tf.float32) * logs, axis=-1)
+
+    def _squared_error(self, error: tf.Tensor, observed: tf.Tensor | None) -> tf.Tensor:
+        squares = tf.square(error * self.feature_scale)
+        if observed is None:
+            return tf.reduce_mean(squares, axis=-1)
+        cells = tf.cast(observed, tf.float32)
+        return tf.math.divide_no_nan(
+            tf.reduce_sum(cells * squares, axis=-1), tf.reduce_sum(cells, axis=-1)
+        )
+
+    def train_step(self, rows: Rows) -> dict[str, tf.Tensor]:
+        """Gradient step on the networks, then the closed-form step on the effects."""
+        (rows,) = rows if isinstance(rows, tuple) else (rows,)
+        with tf.GradientTape() as tape:
+            terms = self.elbo_terms(rows, training=True)
+            negative = terms.negative_elbo(self.kl_weight, self.effects_kl_weight)
+            loss = _weighted_mean(negative, rows.get("weight"))
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        self.effects_fit.after_gradient(
+            rows, tf.stop_gradient(terms.residual), tf.stop_gradient(terms.error)
+        )
+        return self._track(terms, negative, rows.get("weight"))
+
+    def test_step(self, rows: Rows) -> dict[str, tf.Tensor]:
+        """Loss of new rows given the effects: the effects' KL, a matter of training, is not in it."""
+        (rows,) = rows if isinstance(rows, tuple) else (rows,)
+        terms = self.elbo_terms(rows, training=False)
+        negative = terms.negative_elbo(self.kl_weight, self.effects_kl_weight)
+        return self._track(terms, negative, rows.get("weight"))
+
+    def _track(
+        self, terms: ElboTerms, negative_elbo: tf.Tensor, weight: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        parts = (
+            negative_elbo,
+            -terms.log_likelihood,
+            terms.latent_kl,
+            terms.effects_kl,
+            terms.squared_error,
+        )
+        for tracker, part in zip(self.trackers, parts, strict=True):
+            tracker.update_state(part, sample_weight=weight)
+        return {tracker.name: tracker.result() for tracker in self.trackers}
+
+    # Saving -------------------------------------------------------------------------------------
+
+    def export(self, filepath: str | Path, **kwargs: Any) -> None:
+        """Writes a SavedModel for TensorFlow Serving, whose signatures take raw columns.
+
+        `serving_default`: "x" and one input per effect column; gives "reconstruction",
+        "latent_mean", and per term "known_<term>". `encode`: the same inputs; gives
+        "latent_mean", "latent_log_var". Rows are independent of each other, the batch size is
+        free, floats are float32; keys are strings or int64, as those adapted to. The empty
+        string, the smallest int64 and NaN stand for missing keys and coordinates.
+
+        Args:
+            filepath: Folder to write, for TensorFlow Serving `models/<name>/<version>`.
+            **kwargs: Keras' `format="tf_saved_model"` and `verbose`, nothing else.
+
+        Raises:
+            ValueError: If the model is not fitted, or on further arguments.
+        """
+        kwargs.pop("verbose", None)
+        if kwargs.pop("format", "tf_saved_model") != "tf_saved_model" or kwargs:
+            raise ValueError(
+                "The only export format is 'tf_saved_model', without further arguments. "
+                + received(kwargs=sorted(kwargs) or "another format")
+            )
+        self.require_fitted()
+        # Here, not above: the exporter knows models, and models know no exporter to be made.
+        from keras_lmmvae.export.saved_model import export_saved_model
+
+        export_saved_model(self, filepath)
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        given = {"encoder": self.given_encoder, "decoder": self.given_decoder}
+        return {
+            "latent_dim": self.latent_dim,
+            "random_effects": [serialize(term) for term in self.random_effects],
+            "hidden_units": self.hidden_units,
+            "activation": keras.activations.serialize(self.activation),
+            **{name: None if net is None else serialize(net) for name, net in given.items()},
+            "posterior": self.posterior,
+            "shared_encoder": self.shared_encoder,
+            "kl_weight": self.kl_weight,
+            "effects_kl_weight": self.effects_kl_weight,
+            "effects_kl_reduction": self.effects_kl_reduction,
+            "noise_variance": self.noise_variance_setting,
+            "normalize": self.normalize,
+            "seed": self.seed,
+            "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LMMVAE:
+        config = dict(config)
+        deserialize = keras.saving.deserialize_keras_object
+        for name in ("encoder", "decoder", "dtype"):
+            if isinstance(config.get(name), dict):
+                config[name] = deserialize(config[name], custom_objects)
+        config["random_effects"] = [
+            deserialize(term, custom_objects) for term in config["random_effects"]
+        ]
+        return cls(**config)
+
+
+def _weighted_mean(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
+    """Mean over rows of `weight * values`; as in Keras, weights are not normalised."""
+    return tf.reduce_mean(values if weight is None else values * weight)

@@ -1,0 +1,182 @@
+"""Exact best linear unbiased predictor of additive random effects, at known variances."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from scipy import sparse
+
+from keras_lmmvae.simulation.draws import FloatArray, IntArray
+
+__all__ = ["EffectBlock", "blup", "level_design"]
+
+Matrix: TypeAlias = sparse.csr_array | np.ndarray
+
+
+def level_design(codes: IntArray, num_levels: int, basis: FloatArray | None = None) -> Matrix:
+    """Design matrix of levels times a basis: row i is e[codes[i]] (x) basis[i].
+
+    Args:
+        codes: Int array `(n,)` in `[-1, num_levels)`; a row of code -1 is left empty.
+        num_levels: Positive int, number of levels `L`.
+        basis: Optional float array `(n, M)`. `None` is treated like ones, `M` = 1.
+
+    Returns:
+        design: Sparse float64 matrix `(n, L * M)`, the `M` columns of a level side by side.
+    """
+    terms = np.ones((len(codes), 1)) if basis is None else np.asarray(basis, np.float64)
+    known = np.asarray(codes) >= 0
+    num_terms = terms.shape[1]
+    columns = np.asarray(codes)[known, None] * num_terms + np.arange(num_terms)
+    ends = np.concatenate([[0], np.cumsum(known) * num_terms])
+    shape = (len(codes), num_levels * num_terms)
+    return sparse.csr_array((terms[known].ravel(), columns.ravel(), ends), shape=shape)
+
+
+@dataclass(frozen=True)
+class EffectBlock:
+    """One random effect: its design matrix and its prior.
+
+        contribution[:, f] = design @ b[:, f],   b[level, :, f] ~ Normal(0, inv(precision[f]))
+
+    Attributes:
+        design: Sparse or dense matrix `(n, L * M)`, see `level_design`.
+        precision: Float64 array `(p, M, M)`, inverse prior covariance between the terms of a
+            level, by feature. Finite: a variance of 0 needs a floor.
+    """
+
+    design: Matrix
+    precision: FloatArray
+
+    @property
+    def num_terms(self) -> int:
+        """Number of terms `M` per level."""
+        return int(self.precision.shape[-1])
+
+    @property
+    def num_levels(self) -> int:
+        """Number of levels `L`."""
+        return int(self.design.shape[1]) // self.num_terms
+
+
+class _NormalEquations:
+    """The matrix of (F'F + noise_variance * precision) b = F'r, all features side by side.
+
+    b is a list with one array `(L, M, p)` per block. The blocks on the diagonal, one `(M, M)` per
+    level and feature, are inverted: they are the preconditioner.
+    """
+
+    def __init__(self, blocks: Sequence[EffectBlock], noise_variance: FloatArray) -> None:
+        self.gram = [[a.design.T @ b.design for b in blocks] for a in blocks]
+        self.ridge = [  # (M, M, p)
+            np.moveaxis(block.precision * noise_variance[:, None, None], 0, -1) for block in blocks
+        ]
+        self.inverse = []  # (L, M, M, p)
+        for index, block in enumerate(blocks):
+            diagonal = _diagonal_blocks(self.gram[index][index], block.num_levels, block.num_terms)
+            full = diagonal[..., None] + self.ridge[index]  # (L, M, M, p)
+            inverse = np.linalg.inv(np.moveaxis(full, -1, 1))  # (L, p, M, M)
+            self.inverse.append(np.ascontiguousarray(np.moveaxis(inverse, 1, -1)))
+
+    def multiply(self, b: list[FloatArray]) -> list[FloatArray]:
+        """Returns the matrix times b."""
+        flat = [part.reshape(-1, part.shape[-1]) for part in b]
+        images = []
+        for row, own, ridge in zip(self.gram, b, self.ridge, strict=True):
+            image = np.einsum("acf,lcf->laf", ridge, own)
+            for gram, part in zip(row, flat, strict=True):
+                image += (gram @ part).reshape(own.shape)
+            images.append(image)
+        return images
+
+    def precondition(self, b: list[FloatArray]) -> list[FloatArray]:
+        """Returns the inverse of the block diagonal times b."""
+        return [
+            np.einsum("lacf,lcf->laf", inverse, part)
+            for inverse, part in zip(self.inverse, b, strict=True)
+        ]
+
+
+def blup(
+    blocks: Sequence[EffectBlock],
+    residual: FloatArray,
+    noise_variance: float | FloatArray,
+    *,
+    tolerance: float = 1e-9,
+    max_iterations: int = 2000,
+) -> list[FloatArray]:
+    """Predicts all random effects jointly, given the variances.
+
+        residual = sum{ design_k @ b_k : k=1...K } + e,   e[i, f] ~ Normal(0, noise_variance[f])
+        b = inv(F'F + noise_variance * precision) @ F' @ residual,   F = [design_1, ..., design_K]
+
+    Solved by conjugate gradients on all features at once, preconditioned by the inverse of each
+    level's own block: with a single effect that is exact in one step, crossed factors take some
+    tens of steps and nearly nested ones some hundreds, where backfitting takes a thousand sweeps.
+
+    Args:
+        blocks: The random effects.
+        residual: Float array `(n, p)`, the rows less their known fixed part. No NaN.
+        noise_variance: Positive float, or float array `(p,)`.
+        tolerance: Positive float: the steps end when in each feature the preconditioned residual
+            of the equations is that small, relative to the start. Defaults to 1e-9.
+        max_iterations: Positive int, most steps; a RuntimeWarning tells when they did not
+            suffice. Defaults to 2000.
+
+    Returns:
+        effects: List of float64 arrays `(L, M, p)`, one per block. Levels without rows get 0.
+    """
+    target = np.asarray(residual, np.float64)
+    noise = np.broadcast_to(np.asarray(noise_variance, np.float64), target.shape[1:])  # (p,)
+    equations = _NormalEquations(blocks, noise)
+    left = [  # F'r, then what is left of it
+        (block.design.T @ target).reshape(block.num_levels, block.num_terms, -1) for block in blocks
+    ]
+    effects = [np.zeros_like(part) for part in left]
+    scaled = equations.precondition(left)
+    direction = scaled
+    size = start = _dot(left, scaled)  # (p,)
+    for _ in range(max_iterations):
+        if np.all(size <= tolerance**2 * start):
+            return effects
+        image = equations.multiply(direction)
+        step = _divide(size, _dot(direction, image))
+        effects = [b + step * part for b, part in zip(effects, direction, strict=True)]
+        left = [b - step * part for b, part in zip(left, image, strict=True)]
+        scaled = equations.precondition(left)
+        previous, size = size, _dot(left, scaled)
+        ratio = _divide(size, previous)
+        direction = [b + ratio * part for b, part in zip(scaled, direction, strict=True)]
+    error = float(np.sqrt(_divide(size, start).max()))
+    warnings.warn(
+        f"The random effects are not exact: after {max_iterations} steps the equations are left "
+        f"with a relative residual of {error:.1e}, above {tolerance:.1e}.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return effects
+
+
+def _diagonal_blocks(gram: Matrix, num_levels: int, num_terms: int) -> FloatArray:
+    """Returns the `(L, M, M)` diagonal blocks of a Gram matrix."""
+    if num_terms == 1:
+        return np.asarray(gram.diagonal()).reshape(-1, 1, 1)
+    index = np.arange(num_levels * num_terms).reshape(num_levels, num_terms)
+    rows, columns = np.broadcast_arrays(index[:, :, None], index[:, None, :])
+    entries = gram[rows.ravel(), columns.ravel()]
+    dense = entries.toarray() if sparse.issparse(entries) else np.asarray(entries)
+    return dense.reshape(num_levels, num_terms, num_terms)
+
+
+def _dot(a: list[FloatArray], b: list[FloatArray]) -> FloatArray:
+    """Returns the inner product per feature, `(p,)`."""
+    parts = [np.einsum("laf,laf->f", x, y) for x, y in zip(a, b, strict=True)]
+    total: FloatArray = np.sum(parts, axis=0)
+    return total
+
+
+def _divide(a: FloatArray, b: FloatArray) -> FloatArray:
+    """Returns a / b, 0 where b is 0: a feature that is solved takes no further step."""
+    return np.divide(a, b, out=np.zeros_like(a), where=b > 0)

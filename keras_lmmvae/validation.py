@@ -1,0 +1,308 @@
+"""Checks of what users hand in, with errors that say what is wrong and what was received."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+__all__ = [
+    "NULL_INTEGER",
+    "as_features",
+    "as_float_column",
+    "as_keys",
+    "check_columns",
+    "check_positive",
+    "received",
+]
+
+NULL_INTEGER = int(np.iinfo(np.int64).min)
+"""The integer key that stands for a missing key; the empty string does for string keys."""
+
+_LARGEST = np.finfo(np.float32).max
+
+
+def received(**values: Any) -> str:
+    """Formats the closing sentence of an error: `Received: name=value`."""
+    return "Received: " + ", ".join(f"{name}={_short(value)}" for name, value in values.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"array of shape {value.shape} and dtype {value.dtype}"
+    if isinstance(value, pd.Series):
+        return f"Series of length {len(value)} and dtype {value.dtype}"
+    if isinstance(value, pd.DataFrame):
+        return f"DataFrame of shape {value.shape}"
+    text = repr(value.item() if isinstance(value, (np.number, np.bool_, np.str_)) else value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def check_positive(name: str, value: Any, *, integer: bool = False, minimum: float = 0) -> None:
+    """Raises unless `value` is a finite number above `minimum` (an integer: at least `minimum`)."""
+    kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    is_number = isinstance(value, kinds) and not isinstance(value, bool)
+    if integer:
+        expected = f"an integer of at least {minimum:g}"
+        valid = is_number and value >= minimum
+    else:
+        expected = f"a finite number above {minimum:g}"
+        valid = is_number and _is_finite(value) and value > minimum
+    if not valid:
+        raise ValueError(
+            f"Received an invalid value for `{name}`, expected {expected}. "
+            + received(**{name: value})
+        )
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+def check_columns(data: Mapping[str, Any], columns: Iterable[str]) -> int:
+    """Checks that all columns are there with as many rows each, and returns that number.
+
+    Raises:
+        ValueError: If a column is missing, or two have unequal lengths, or there is no row.
+    """
+    if not isinstance(data, Mapping):
+        raise ValueError(
+            "The data must be a dict of arrays with the features under 'x' and one entry per "
+            "effect column, or a tf.data.Dataset of such dicts. " + received(type=type(data))
+        )
+    columns = list(columns)
+    missing = [name for name in columns if name not in data]
+    if missing:
+        raise ValueError(
+            f"The data lack the column(s) {missing}, expected all of {columns}. "
+            + received(columns=list(data))
+        )
+    lengths = {name: _length(name, data[name]) for name in columns}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            "All columns must have the same number of rows. " + received(lengths=lengths)
+        )
+    rows = next(iter(lengths.values()), 0)
+    if columns and rows == 0:
+        raise ValueError("The data have no rows, expected at least one. " + received(rows=0))
+    return rows
+
+
+def _length(name: str, column: Any) -> int:
+    if not isinstance(column, (str, bytes, Mapping)):
+        try:
+            return len(column)
+        except TypeError:  # a number, None, an array without dimensions
+            pass
+    raise ValueError(
+        f"The column '{name}' must be an array with one entry per row. "
+        + received(**{name: column})
+    )
+
+
+def as_features(x: Any, num_features: int | None = None) -> np.ndarray:
+    """Checks the feature matrix and returns it as floats `(n, p)`; NaN marks missing cells.
+
+    Floats keep their width; integers and Booleans become float64.
+
+    Raises:
+        ValueError: If `x` is not numeric, not two-dimensional, of the wrong width or infinite.
+    """
+    values = _frame_values(x) if isinstance(x, pd.DataFrame) else _array_values(x)
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise ValueError(
+            "The features 'x' must be a matrix of shape (rows, features). " + received(x=values)
+        )
+    if num_features is not None and values.shape[1] != num_features:
+        raise ValueError(
+            f"The features 'x' must have the {num_features} columns that the model was adapted to. "
+            + received(columns=values.shape[1])
+        )
+    infinite = (values > _LARGEST) | (values < -_LARGEST)
+    if infinite.any():
+        row, column = np.argwhere(infinite)[0]
+        raise ValueError(
+            "The features 'x' must be finite in float32 (NaN marks a missing cell). "
+            + received(row=int(row), column=int(column), value=float(values[row, column]))
+        )
+    return values
+
+
+def _frame_values(frame: pd.DataFrame) -> np.ndarray:
+    other = [
+        label
+        for position, label in enumerate(frame.columns)
+        if not _is_numeric(frame.iloc[:, position])
+    ]
+    if other:
+        raise ValueError(
+            "The features 'x' must be numeric: encode or drop other columns first. "
+            + received(columns=other)
+        )
+    return np.asarray(frame.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _is_numeric(values: Any) -> bool:
+    """Whether a series or flat array holds numbers only, missing ones left out."""
+    if values.dtype != object:
+        return _kind(values) in ("integer", "floating", "boolean", "empty")
+    types = set(map(type, values[~pd.isna(values)]))
+    return all(issubclass(kind, (numbers.Real, Decimal, np.bool_)) for kind in types)
+
+
+def _array_values(x: Any) -> np.ndarray:
+    try:
+        values = np.asarray(x)
+        if values.dtype.kind == "O" and _is_numeric(values.ravel()):
+            values = np.where(pd.isna(values), np.nan, values).astype(np.float64)
+        elif values.dtype.kind == "V":  # bfloat16 and its kin, which NumPy does not know
+            values = values.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "The features 'x' must be a matrix of numbers. " + received(x=x)
+        ) from error
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            "The features 'x' must be numeric: encode or drop other columns first. "
+            + received(x=values)
+        )
+    if values.dtype.kind != "f" or values.dtype.itemsize > 8:
+        values = values.astype(np.float64)
+    mask = np.ma.getmask(x)
+    return values if mask is np.ma.nomask else np.where(mask, np.nan, values)
+
+
+def as_float_column(name: str, values: Any) -> np.ndarray:
+    """Checks a numeric column, `(n,)` float64; NaN marks missing, and so does `NULL_INTEGER`.
+
+    Raises:
+        ValueError: If it is not one-dimensional, not numeric or infinite.
+    """
+    series = _as_series(name, values)
+    if not _is_numeric(series):
+        raise ValueError(
+            f"The column '{name}' must be a numeric vector: turn text into numbers, and dates "
+            "into numbers such as days since the first. "
+            + received(kind=_kind(series), first=series.iloc[0])
+        )
+    is_null = (series == NULL_INTEGER).fillna(False).to_numpy(bool)
+    column = series.to_numpy(np.float64, na_value=np.nan)
+    column = np.where(is_null, np.nan, column)
+    infinite = (column > _LARGEST) | (column < -_LARGEST)
+    if infinite.any():
+        row = int(np.flatnonzero(infinite)[0])
+        raise ValueError(
+            f"The column '{name}' must be finite in float32 (NaN marks a missing value). "
+            + received(row=row, value=float(column[row]))
+        )
+    return column
+
+
+def as_keys(name: str, values: Any) -> np.ndarray:
+    """Normalises group keys to int64, or to Python strings, in a vector `(n,)`.
+
+    Missing keys become `NULL_INTEGER` or the empty string, and these two are missing keys
+    themselves. Floats are taken where all of them are whole numbers, as pandas makes them of
+    integers with gaps; Booleans become 0 and 1.
+
+    Raises:
+        ValueError: If the keys are neither strings nor whole numbers, or a mixture, or beyond
+            what 64-bit integers or floats can tell apart.
+    """
+    series = _as_series(name, values)
+    missing = series.isna().to_numpy(bool)
+    present = series[~missing]
+    kind = _kind(present)
+    keys: np.ndarray
+    if len(present) == 0 or kind in ("string", "bytes"):
+        keys = np.full(len(series), "", object)
+        keys[~missing] = _text(name, present)
+    elif kind in ("integer", "boolean", "floating", "mixed-integer-float"):
+        keys = np.full(len(series), NULL_INTEGER, np.int64)
+        is_whole = kind in ("integer", "boolean")
+        keys[~missing] = _integers(name, present) if is_whole else _whole_floats(name, present)
+    else:
+        raise ValueError(
+            f"The keys of column '{name}' must be all strings or all whole numbers: convert dates, "
+            "mixtures and other types first, for instance with `.astype(str)`. "
+            + received(kind=kind, first=present.iloc[0])
+        )
+    return keys
+
+
+def _kind(values: Any) -> str:
+    return str(pd.api.types.infer_dtype(values, skipna=True))
+
+
+def _as_series(name: str, values: Any) -> pd.Series:
+    """A column as a series, of its categories' type if it is categorical."""
+    to_numpy = getattr(values, "numpy", None)  # of a tensor
+    try:
+        series = pd.Series(to_numpy() if callable(to_numpy) else values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The column '{name}' must be a vector with one entry per row, without a second "
+            "column of the same name. " + received(**{name: values})
+        ) from error
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        categories = series.cat.categories
+        codes = series.cat.codes.to_numpy()
+        series = pd.Series(categories.take(codes)).where(codes >= 0)
+    return series
+
+
+def _text(name: str, present: pd.Series) -> list[str]:
+    text: list[str] = present.tolist()
+    try:
+        text = [key.decode() if isinstance(key, bytes) else str(key) for key in text]
+        "".join(text).encode()
+    except UnicodeError as error:
+        broken = next((key for key in present if not _is_utf8(key)), None)
+        raise ValueError(
+            f"The keys of column '{name}' must be text in UTF-8. " + received(key=broken)
+        ) from error
+    return text
+
+
+def _is_utf8(key: str | bytes) -> bool:
+    try:
+        return bool(key.decode() if isinstance(key, bytes) else key.encode()) or not key
+    except UnicodeError:
+        return False
+
+
+def _integers(name: str, present: pd.Series) -> np.ndarray:
+    smallest, largest = int(present.min()), int(present.max())
+    if smallest < NULL_INTEGER or largest > np.iinfo(np.int64).max:
+        raise ValueError(
+            f"The keys of column '{name}' must fit into 64 bits: convert longer ones to strings. "
+            + received(smallest=smallest, largest=largest)
+        )
+    return np.asarray(present.to_numpy(np.int64))
+
+
+def _whole_floats(name: str, present: pd.Series) -> np.ndarray:
+    given = present.to_numpy()
+    precision = np.finfo(given.dtype).nmant if given.dtype.kind == "f" else 52
+    numbers: np.ndarray = given.astype(np.float64)
+    broken = numbers[numbers != np.round(numbers)]
+    if len(broken):
+        raise ValueError(
+            f"The keys of column '{name}' must be strings or whole numbers. "
+            + received(key=float(broken[0]))
+        )
+    broken = numbers[np.abs(numbers) >= 2.0 ** (precision + 1)]
+    if len(broken):
+        raise ValueError(
+            f"The keys of column '{name}' are floats too large to tell neighbouring whole numbers "
+            "apart: read them as integers or strings. " + received(key=float(broken[0]))
+        )
+    return numbers.astype(np.int64)
