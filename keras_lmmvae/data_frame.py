@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from keras_lmmvae.effects.random_effect import RandomEffect
-from keras_lmmvae.validation import as_features, check_columns
+from keras_lmmvae.validation import as_features, check_columns, received
 
 __all__ = ["from_dataframe"]
 
@@ -39,9 +39,15 @@ def from_dataframe(
         >>> data["x"].shape
         (2, 2)
     """
+    features = list(features)
+    if len(set(features)) != len(features) or df.columns.duplicated().any():
+        raise ValueError(
+            "Every feature must be named once, and column names must be unique. "
+            + received(features=features)
+        )
     columns = [column for term in random_effects for column in term.columns]
     check_columns(_columns_of(df), [*features, *columns])
-    data = {"x": as_features(df[list(features)])}
+    data = {"x": as_features(df[features])}
     for column in columns:
         data[column] = df[column].to_numpy()
     return data

@@ -30,7 +30,7 @@ KERNELS: dict[str, Callable[[tf.Tensor], tfp.math.psd_kernels.PositiveSemidefini
 
 # Kernel directions with less than this share of the largest eigenvalue are left out:
 # float32 kernel values do not carry them.
-_EIGENVALUE_CUTOFF = 1e-6
+_EIGENVALUE_CUTOFF = 1e-7
 
 
 def check_kernel(kernel: str) -> None:
@@ -46,7 +46,8 @@ def kernel_matrix(kernel: str, x1: tf.Tensor, x2: tf.Tensor, length_scale: tf.Te
     """Kernel values between two sets of points, `(n1, n2)`; the kernel is built at each call,
     so that gradients reach `length_scale`."""
     length_scale = tf.convert_to_tensor(length_scale, x1.dtype)
-    return KERNELS[kernel](length_scale).matrix(x1, x2)
+    # Not `.matrix`: its distances come from a matrix product and lose digits between near points.
+    return KERNELS[kernel](length_scale).apply(x1[:, None, :], x2[None, :, :])
 
 
 def karhunen_loeve_projection(kernel: str, points: np.ndarray, length_scale: float) -> np.ndarray:

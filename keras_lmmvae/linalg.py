@@ -66,7 +66,7 @@ def shrinkage(
 ) -> tf.Tensor:
     """Share of the rotated least-squares effect that the posterior mean keeps, `(levels, m, p)`.
 
-        shrinkage = eigenvalues * effect_variance / (eigenvalues * effect_variance + noise_variance)
+    shrinkage = eigenvalues * effect_variance / (eigenvalues * effect_variance + noise_variance)
     """
     signal = eigenvalues[..., None] * effect_variance
     return signal / (signal + noise_variance)

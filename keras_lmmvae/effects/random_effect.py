@@ -12,6 +12,8 @@ import tensorflow as tf
 from keras_lmmvae import design
 from keras_lmmvae.effects.vocabulary import Vocabulary
 from keras_lmmvae.layers.conjugate_posterior import ConjugatePosterior
+from keras_lmmvae.layers.design_matrix_layer import DesignMatrixLayer
+from keras_lmmvae.layers.random_effects_aggregator import RandomEffectsAggregator
 from keras_lmmvae.validation import received
 
 __all__ = ["Encoded", "RandomEffect"]
@@ -50,6 +52,8 @@ class RandomEffect(keras.layers.Layer):
         self.columns = columns
         self.num_levels = 0
         self.num_terms = 1
+        self.aggregator = RandomEffectsAggregator(name="aggregator", dtype="float32")
+        self.design_matrix = DesignMatrixLayer(name="design_matrix", dtype="float32")
 
     # To be written by a subclass ------------------------------------------------------------
 
@@ -215,9 +219,9 @@ class RandomEffect(keras.layers.Layer):
             Float tensor `(b, p)`.
         """
         slots = design.compact_codes(encoded["codes"])
-        means = design.segment_mean(values, slots, tf.shape(slots)[0])
-        means = tf.ensure_shape(means, (None, *values.shape[1:]))
-        return design.product(means, slots, self.basis(encoded))
+        basis = self.basis(encoded)
+        inputs = [self.aggregator([values, slots]), slots]
+        return self.design_matrix(inputs if basis is None else [*inputs, basis])
 
     def table_of_means(self, means: tf.Tensor) -> tf.Tensor:
         """The table `(levels, m, p)` that belongs to level means of codes `(levels, c, p)`."""

@@ -75,7 +75,9 @@ class _ServingModule(tf.Module):
         specs = {"x": tf.TensorSpec((None, model.num_features), tf.float32, name="x")}
         for term in model.random_effects:
             for column, dtype in term.column_dtypes().items():
-                specs[column] = tf.TensorSpec((None,), dtype, name=column)
+                # A column that one term takes for keys and another for numbers travels as keys.
+                if column not in specs or column in term.vocabularies():
+                    specs[column] = tf.TensorSpec((None,), dtype, name=column)
         return specs
 
     def _rows(self, columns: dict[str, tf.Tensor]) -> Any:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from keras_lmmvae import design, linalg
+from keras_lmmvae.layers.effect_tables import EffectTables
 
-__all__ = ["EFFECT_VARIANCE_FLOOR", "NUM_FOLDS", "ConjugatePosterior"]
+__all__ = ["EFFECT_VARIANCE_FLOOR", "ConjugatePosterior"]
 
 tfd = tfp.distributions
 
-NUM_FOLDS = 2
 # Of the variance of a standardised feature: below this a term counts as absent.
 EFFECT_VARIANCE_FLOOR = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class ConjugatePosterior(keras.layers.Layer):
+class ConjugatePosterior(EffectTables):
     """Posterior of the effects table B of one term, by Henderson's mixed model equations.
 
         B[l, :, f] ~ Normal(0, effect_variance[f] * Psi)                 prior of level l
@@ -46,89 +43,7 @@ class ConjugatePosterior(keras.layers.Layer):
         - [Simchoni & Rosset, 2024](https://arxiv.org/abs/2412.16899), section 3.
     """
 
-    def __init__(
-        self,
-        num_levels: int,
-        num_terms: int,
-        num_features: int,
-        learn_term_covariance: bool = False,
-        has_folds: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(trainable=False, dtype="float32", **kwargs)
-        self.num_levels = num_levels
-        self.num_terms = num_terms
-        self.num_features = num_features
-        self.learn_term_covariance = learn_term_covariance
-        self.has_folds = has_folds
-
-    def build(self, input_shape: Any = None) -> None:
-        levels, size, width = self.num_levels, self.num_terms, self.num_features
-
-        def state(name: str, shape: tuple[int, ...], initializer: Any = "zeros") -> keras.Variable:
-            return self.add_weight(
-                name=name, shape=shape, initializer=initializer, trainable=False, autocast=False
-            )
-
-        self.effects = state("effects", (levels, size, width))
-        self.effect_variance = state("effect_variance", (width,), "ones")
-        self.term_covariance = state("term_covariance", (size, size), keras.initializers.Identity())
-        if self.has_folds:
-            self._build_folds(state)
-        self.built = True
-
-    def _build_folds(self, state: Callable[..., keras.Variable]) -> None:
-        levels, size, width = self.num_levels, self.num_terms, self.num_features
-        self.gram = state("gram", (levels, size, size))
-        self.count = state("count", (levels,))
-        self.fold_effects = state("fold_effects", (NUM_FOLDS * levels, size, width))
-        self.fold_gram = state("fold_gram", (NUM_FOLDS * levels, size, size))
-        self.fold_count = state("fold_count", (NUM_FOLDS * levels,))
-        # Joint over block-wise variance of the effects, where terms share rows; 1 for one term.
-        self.variance_inflation = state("variance_inflation", (), "ones")
-        # Derived from the Gram matrices and Psi by `refresh`; kept because a step needs them.
-        self.eigenvalues = state("eigenvalues", (levels, size))
-        self.fold_eigenvalues = state("fold_eigenvalues", (NUM_FOLDS * levels, size))
-        if size > 1:
-            self.rotation = state("rotation", (levels, size, size))
-            self.fold_rotation = state("fold_rotation", (NUM_FOLDS * levels, size, size))
-
-    def grown(self, num_levels: int) -> ConjugatePosterior:
-        """A copy with more levels; the new ones are at the prior."""
-        copy = ConjugatePosterior(
-            num_levels,
-            self.num_terms,
-            self.num_features,
-            self.learn_term_covariance,
-            self.has_folds,
-            name=self.name,
-        )
-        copy.build()
-        for name in ("effect_variance", "term_covariance"):
-            getattr(copy, name).assign(getattr(self, name))
-        copy.variance_inflation.assign(self.variance_inflation)
-
-        def padded(values: tf.Tensor) -> tf.Tensor:
-            rest = [[0, num_levels - self.num_levels]] + [[0, 0]] * (len(values.shape) - 1)
-            return tf.pad(values, rest)
-
-        for name in ("effects", "gram", "count"):
-            getattr(copy, name).assign(padded(tf.convert_to_tensor(getattr(self, name))))
-        for name in ("fold_effects", "fold_gram", "fold_count"):
-            parts = tf.split(tf.convert_to_tensor(getattr(self, name)), NUM_FOLDS)
-            getattr(copy, name).assign(tf.concat([padded(part) for part in parts], axis=0))
-        copy.refresh()
-        return copy
-
     # Reading ------------------------------------------------------------------------------
-
-    def own_codes(self, codes: tf.Tensor, fold: tf.Tensor) -> tf.Tensor:
-        """Rows of the fold tables that a data row updates, `(b,)`."""
-        return tf.where(codes >= 0, codes + fold * self.num_levels, codes)
-
-    def other_codes(self, codes: tf.Tensor, fold: tf.Tensor) -> tf.Tensor:
-        """Rows of the fold tables that a data row reads: the fold it is not part of."""
-        return self.own_codes(codes, 1 - fold)
 
     def precision_product(self, noise_variance: tf.Tensor, effects: tf.Tensor) -> tf.Tensor:
         """`precision @ effects` for all fold tables, `(2 L, m, p)`."""
@@ -171,7 +86,7 @@ class ConjugatePosterior(keras.layers.Layer):
             variance = linalg.posterior_variance(
                 tf.convert_to_tensor(eigenvalues), noise_variance, self.effect_variance
             )
-            rotation = tf.convert_to_tensor(self._rotation(folds))
+            rotation = tf.convert_to_tensor(self.rotations(folds))
             squares = tf.square(tf.einsum("bm,tmk->btk", basis, rotation))  # (b, t, m)
             indicator = tf.one_hot(codes, rotation.shape[0])
             return tf.einsum("bt,btm,tmf->bf", indicator, squares, variance)
@@ -183,7 +98,7 @@ class ConjugatePosterior(keras.layers.Layer):
             result = variance[:, 0]
         else:
             rotated = basis if self.num_terms == 1 else tf.linalg.matvec(
-                tf.gather(self._rotation(folds).value, clipped), basis, transpose_a=True
+                tf.gather(self.rotations(folds).value, clipped), basis, transpose_a=True
             )  # fmt: skip
             result = tf.reduce_sum(tf.square(rotated)[:, :, None] * variance, axis=1)
         return tf.where(codes[:, None] >= 0, result, tf.zeros_like(result))
@@ -209,9 +124,6 @@ class ConjugatePosterior(keras.layers.Layer):
             return tf.broadcast_to(self.effect_variance.value, (size, self.num_features))
         quadratic = tf.einsum("bi,ij,bj->b", basis, self.term_covariance, basis)
         return quadratic[:, None] * self.effect_variance
-
-    def _rotation(self, folds: bool) -> keras.Variable:
-        return self.fold_rotation if folds else self.rotation
 
     # Learning -----------------------------------------------------------------------------
 
@@ -283,7 +195,7 @@ class ConjugatePosterior(keras.layers.Layer):
         if self.num_terms == 1:
             return variance * values
         return linalg.apply_inverse(
-            tf.convert_to_tensor(self._rotation(folds)), variance, values
+            tf.convert_to_tensor(self.rotations(folds)), variance, values
         )
 
     def kl_share(self, codes: tf.Tensor, noise_variance: tf.Tensor) -> tf.Tensor:
@@ -323,29 +235,10 @@ class ConjugatePosterior(keras.layers.Layer):
 
     # Between epochs -----------------------------------------------------------------------
 
-    def set_design(self, fold_gram: tf.Tensor, fold_count: tf.Tensor) -> None:
-        """Takes `Z'Z` and the row counts of the training rows, by fold and level."""
-        self.fold_gram.assign(fold_gram)
-        self.fold_count.assign(fold_count)
-        self.gram.assign(fold_gram[: self.num_levels] + fold_gram[self.num_levels :])
-        self.count.assign(fold_count[: self.num_levels] + fold_count[self.num_levels :])
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Recomputes rotations and eigenvalues after a change of the Gram matrices or Psi."""
-        for folds in (False, True):
-            gram = self.fold_gram if folds else self.gram
-            rotation, eigenvalues = linalg.rotate_gram(
-                tf.convert_to_tensor(gram), tf.convert_to_tensor(self.term_covariance)
-            )
-            (self.fold_eigenvalues if folds else self.eigenvalues).assign(eigenvalues)
-            if self.num_terms > 1:
-                self._rotation(folds).assign(rotation)
-
     def pool(self, noise_variance: tf.Tensor) -> None:
         """Sets `effects` to the posterior mean given both folds.
 
-            precision @ B = precision_1 @ B_1 + precision_2 @ B_2
+        precision @ B = precision_1 @ B_1 + precision_2 @ B_2
         """
         levels = self.num_levels
         scores = self.precision_product(noise_variance, tf.convert_to_tensor(self.fold_effects))
@@ -380,13 +273,3 @@ class ConjugatePosterior(keras.layers.Layer):
         """Prior variance of the average row's contribution, over `effect_variance`."""
         total = tf.einsum("lij,ij->", self.gram, self.term_covariance)
         return max(float(total / tf.maximum(tf.reduce_sum(self.count), 1e-6)), 1e-6)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "num_levels": self.num_levels,
-            "num_terms": self.num_terms,
-            "num_features": self.num_features,
-            "learn_term_covariance": self.learn_term_covariance,
-            "has_folds": self.has_folds,
-        }

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lmmvae.model.networks import EffectsEncoder, LatentDecoder, LatentEncoder, dense_stack
+from keras_lmmvae.model.part import ModelPart
 from keras_lmmvae.model.rows import (
     FEATURES,
     Rows,
@@ -65,7 +66,7 @@ class FeatureMoments:
         return self._shift + mean, np.sqrt(variance)
 
 
-class Adaptation:
+class Adaptation(ModelPart):
     """The part of `LMMVAE` that learns sizes, levels and scales, and makes the weights."""
 
     def adapt(self, data: Any) -> None:
@@ -84,6 +85,8 @@ class Adaptation:
                 "anew make another model. " + received(num_features=self.num_features)
             )
         moments = FeatureMoments()
+        for term in self.random_effects:
+            term.reset_state()
         for batch in raw_batches(data, self.random_effects):
             _check_rows_observed(batch[FEATURES])
             moments.update_state(batch[FEATURES])

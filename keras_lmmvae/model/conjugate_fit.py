@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,15 @@ from keras_lmmvae import design
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.model.effects_fit import NOISE_VARIANCE_FLOOR, EffectsFit, TrainingEffects
 from keras_lmmvae.model.equations import MixedModelEquations, cell_mean
-from keras_lmmvae.model.rows import EFFECTS, FEATURES, FOLD, Rows, batches_of, cell_weights, row_weights
+from keras_lmmvae.model.rows import (
+    EFFECTS,
+    FEATURES,
+    FOLD,
+    Rows,
+    batches_of,
+    cell_weights,
+    row_weights,
+)
 
 if TYPE_CHECKING:
     from keras_lmmvae.model.lmmvae import LMMVAE
@@ -25,6 +32,7 @@ _INITIAL_ROUNDS = 5
 _FINAL_ROUNDS = 2
 # The search for a length scale looks at this many rows at most.
 _PRIOR_ROWS = 20_000
+
 
 class ConjugateFit(EffectsFit):
     """Keeps the effects of a model at their closed-form posterior given its networks.

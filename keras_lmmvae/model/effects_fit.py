@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras_lmmvae import design
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.effects.vocabulary import UNKNOWN_CODE
-from keras_lmmvae.model.rows import EFFECTS, FOLD, Rows, cell_weights
+from keras_lmmvae.model.rows import EFFECTS, Rows, cell_weights
 
 if TYPE_CHECKING:
     from keras_lmmvae.model.lmmvae import LMMVAE

@@ -89,7 +89,7 @@ class MixedModelEquations:
             The solution, with the iterations that it took.
         """
         noise = self.model.effects_noise_variance()
-        right_side: solver.Effects | None = None if history is None else history.scores
+        right_side: solver.Effects = {} if history is None else history.scores
         for batch in batches_of(self.rows):
             values = values_of(batch) / noise
             part = solver.scores(values, self.terms, _design_rows(batch), folds)
@@ -110,9 +110,7 @@ class MixedModelEquations:
         start: solver.Effects,
         history: solver.History | None = None,
     ) -> solver.Solution:
-        return self._solvers[folds](
-            right_side, self.model.effects_noise_variance(), start, history
-        )
+        return self._solvers[folds](right_side, self.model.effects_noise_variance(), start, history)
 
     def _make_solver(self, folds: bool) -> Callable[..., solver.Solution]:
         def run(
@@ -186,7 +184,7 @@ class MixedModelEquations:
             for number, term in enumerate(self.terms)
         }
         deviation = tf.sqrt(noise) * tf.constant(has_all, tf.float32)
-        right_side: solver.Effects | None = None
+        right_side: solver.Effects = {}
         for number, rows in enumerate(self.chunks):
             signal = solver.fitted_values(truth, self.terms, rows, folds=False)
             draws = tf.random.stateless_normal(tf.shape(signal), (seed, 7919 + number))
@@ -229,14 +227,12 @@ def cell_mean(rows: Any, values_of: Callable[[Rows], tf.Tensor], num_features: i
     return total / tf.maximum(cells, 1e-6)
 
 
-def _add(total: solver.Effects | None, part: solver.Effects) -> solver.Effects:
-    return part if total is None else {name: total[name] + part[name] for name in part}
+def _add(total: solver.Effects, part: solver.Effects) -> solver.Effects:
+    return {name: total[name] + part[name] for name in part} if total else part
 
 
 def _design_rows(batch: Rows) -> solver.DesignRows:
-    return solver.DesignRows(
-        batch[EFFECTS], batch[FOLD], cell_weights(batch), row_weights(batch)
-    )
+    return solver.DesignRows(batch[EFFECTS], batch[FOLD], cell_weights(batch), row_weights(batch))
 
 
 def _merged(parts: list[solver.DesignRows]) -> solver.DesignRows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -20,15 +19,15 @@ from keras_lmmvae.model.elbo import ElboTerms, gaussian_log_likelihood, latent_k
 from keras_lmmvae.model.predicting import Predicting
 from keras_lmmvae.model.reporting import Reporting
 from keras_lmmvae.model.rows import FEATURES, Rows, is_encoded
+from keras_lmmvae.model.saving import Saving
 from keras_lmmvae.model.training import Training
 from keras_lmmvae.model.updating import Updating
-from keras_lmmvae.validation import received
 
 __all__ = ["LMMVAE"]
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class LMMVAE(Training, Predicting, Reporting, Updating, Adaptation, keras.Model):
+class LMMVAE(Training, Predicting, Reporting, Updating, Saving, Adaptation, keras.Model):
     """Variational autoencoder with the random effects of linear mixed models.
 
         x[i] = f(u[i]) + sum{ Z_k[i] @ B_k : k=1...K } + e[i]
@@ -118,7 +117,8 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Adaptation, keras.Model)
             effects_kl_reduction=effects_kl_reduction,
             noise_variance=noise_variance,
         )
-        super().__init__(**kwargs)
+        # The networks cast for themselves; rows and effects stay in float32 whatever the policy.
+        super().__init__(autocast=False, **kwargs)
         self.latent_dim = latent_dim
         self.random_effects = clone_terms(random_effects)
         self.hidden_units = tuple(hidden_units)
@@ -283,7 +283,7 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Adaptation, keras.Model)
         return self._track(terms, negative, rows.get("weight"))
 
     def test_step(self, rows: Rows) -> dict[str, tf.Tensor]:
-        """Loss of new rows given the effects: the effects' KL, a matter of training, is not in it."""
+        """Loss of new rows given the effects, without the effects' KL: that belongs to training."""
         (rows,) = rows if isinstance(rows, tuple) else (rows,)
         terms = self.elbo_terms(rows, training=False)
         negative = terms.negative_elbo(self.kl_weight, self.effects_kl_weight)
@@ -302,69 +302,6 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Adaptation, keras.Model)
         for tracker, part in zip(self.trackers, parts, strict=True):
             tracker.update_state(part, sample_weight=weight)
         return {tracker.name: tracker.result() for tracker in self.trackers}
-
-    # Saving -------------------------------------------------------------------------------------
-
-    def export(self, filepath: str | Path, **kwargs: Any) -> None:
-        """Writes a SavedModel for TensorFlow Serving, whose signatures take raw columns.
-
-        `serving_default`: "x" and one input per effect column; gives "reconstruction",
-        "latent_mean", and per term "known_<term>". `encode`: the same inputs; gives
-        "latent_mean", "latent_log_var". Rows are independent of each other, the batch size is
-        free, floats are float32; keys are strings or int64, as those adapted to. The empty
-        string, the smallest int64 and NaN stand for missing keys and coordinates.
-
-        Args:
-            filepath: Folder to write, for TensorFlow Serving `models/<name>/<version>`.
-            **kwargs: Keras' `format="tf_saved_model"` and `verbose`, nothing else.
-
-        Raises:
-            ValueError: If the model is not fitted, or on further arguments.
-        """
-        kwargs.pop("verbose", None)
-        if kwargs.pop("format", "tf_saved_model") != "tf_saved_model" or kwargs:
-            raise ValueError(
-                "The only export format is 'tf_saved_model', without further arguments. "
-                + received(kwargs=sorted(kwargs) or "another format")
-            )
-        self.require_fitted()
-        # Here, not above: the exporter knows models, and models know no exporter to be made.
-        from keras_lmmvae.export.saved_model import export_saved_model
-
-        export_saved_model(self, filepath)
-
-    def get_config(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        given = {"encoder": self.given_encoder, "decoder": self.given_decoder}
-        return {
-            "latent_dim": self.latent_dim,
-            "random_effects": [serialize(term) for term in self.random_effects],
-            "hidden_units": self.hidden_units,
-            "activation": keras.activations.serialize(self.activation),
-            **{name: None if net is None else serialize(net) for name, net in given.items()},
-            "posterior": self.posterior,
-            "shared_encoder": self.shared_encoder,
-            "kl_weight": self.kl_weight,
-            "effects_kl_weight": self.effects_kl_weight,
-            "effects_kl_reduction": self.effects_kl_reduction,
-            "noise_variance": self.noise_variance_setting,
-            "normalize": self.normalize,
-            "seed": self.seed,
-            "name": self.name,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> LMMVAE:
-        config = dict(config)
-        deserialize = keras.saving.deserialize_keras_object
-        for name in ("encoder", "decoder", "dtype"):
-            if isinstance(config.get(name), dict):
-                config[name] = deserialize(config[name], custom_objects)
-        config["random_effects"] = [
-            deserialize(term, custom_objects) for term in config["random_effects"]
-        ]
-        return cls(**config)
 
 
 def _weighted_mean(values: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:

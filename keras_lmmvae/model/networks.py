@@ -195,9 +195,7 @@ class EffectsEncoder(keras.layers.Layer):
         self.log_var_head.build(input_shape)
         self.built = True
 
-    def call(
-        self, inputs: tf.Tensor, training: bool = False
-    ) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    def call(self, inputs: tf.Tensor, training: bool = False) -> list[tuple[tf.Tensor, tf.Tensor]]:
         hidden = inputs if self.trunk is None else self.trunk(inputs, training=training)
         log_var = keras.ops.clip(self.log_var_head(hidden), *_LOG_VAR_BOUNDS)
         means = self._split(self.mean_head(hidden))

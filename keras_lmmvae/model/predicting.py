@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lmmvae.model.elbo import gaussian_log_likelihood, latent_kl
+from keras_lmmvae.model.part import ModelPart
 from keras_lmmvae.model.rows import FEATURES, Rows, batches_of
 from keras_lmmvae.validation import check_positive
 
-__all__ = ["Predicting", "Prediction"]
+__all__ = ["Predicting", "Prediction", "importance_bound", "sigma_point_mean"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Prediction:
     population: np.ndarray
 
 
-class Predicting:
+class Predicting(ModelPart):
     """The part of `LMMVAE` that answers about rows; means, not samples."""
 
     def encode(self, data: Any) -> np.ndarray:

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.model.part import ModelPart
 from keras_lmmvae.validation import received
 
 __all__ = ["Reporting"]
 
 
-class Reporting:
+class Reporting(ModelPart):
     """The part of `LMMVAE` that reports its effects and variances, in the features' units."""
 
     def find_term(self, name: str) -> RandomEffect:

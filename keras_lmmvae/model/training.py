@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lmmvae.model.effects_fit import EffectsFit
+from keras_lmmvae.model.part import ModelPart
 from keras_lmmvae.model.rows import Rows, is_encoded, num_rows, take_rows
 from keras_lmmvae.validation import received
 
@@ -40,7 +41,7 @@ class EffectsSchedule(keras.callbacks.Callback):
             self._is_current = True
 
 
-class Training:
+class Training(ModelPart):
     """The part of `LMMVAE` that runs Keras' loops on encoded rows."""
 
     def compile(self, optimizer: Any = "adam", **kwargs: Any) -> None:
@@ -184,7 +185,8 @@ class Training:
                 )
             if steps is None and rows.cardinality() == tf.data.INFINITE_CARDINALITY:
                 raise ValueError(
-                    "A dataset without end needs `steps_per_epoch`. " + received(steps_per_epoch=steps)
+                    "A dataset without end needs `steps_per_epoch`. "
+                    + received(steps_per_epoch=steps)
                 )
             return rows
         if num_rows(rows) < (batch_size or 32):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_lmmvae.model import solver
 from keras_lmmvae.model.conjugate_fit import ConjugateFit
 from keras_lmmvae.model.equations import MixedModelEquations
+from keras_lmmvae.model.part import ModelPart
 from keras_lmmvae.model.rows import raw_batches
 from keras_lmmvae.validation import received
 
@@ -18,7 +19,7 @@ __all__ = ["Updating"]
 _ROUNDS = 3
 
 
-class Updating:
+class Updating(ModelPart):
     """The part of `LMMVAE` that takes in rows after training, without touching the networks."""
 
     def update_random_effects(self, data: Any, keep_history: bool = True) -> None:
