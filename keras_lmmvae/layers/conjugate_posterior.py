@@ -194,9 +194,7 @@ class ConjugatePosterior(EffectTables):
         )
         if self.num_terms == 1:
             return variance * values
-        return linalg.apply_inverse(
-            tf.convert_to_tensor(self.rotations(folds)), variance, values
-        )
+        return linalg.apply_inverse(tf.convert_to_tensor(self.rotations(folds)), variance, values)
 
     def kl_share(self, codes: tf.Tensor, noise_variance: tf.Tensor) -> tf.Tensor:
         """A row's share of KL(q(B) || p(B)): the KL of its level in its fold over the level's rows.

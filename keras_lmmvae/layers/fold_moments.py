@@ -11,7 +11,7 @@ from keras_lmmvae import linalg
 if TYPE_CHECKING:
     from keras_lmmvae.layers.conjugate_posterior import ConjugatePosterior
 
-__all__ = ["agreed_term_covariance", "fold_moments", "sample_prior"]
+__all__ = ["agreed_term_covariance", "drawn_variance", "fold_moments", "sample_prior"]
 
 # Levels handled at once, so that memory stays bounded.
 _CHUNK = 100_000
@@ -128,3 +128,11 @@ def sample_prior(posterior: ConjugatePosterior, seed: int) -> tf.Tensor:
     values, vectors = tf.linalg.eigh(tf.convert_to_tensor(posterior.term_covariance))
     root = vectors * tf.sqrt(tf.maximum(values, 0.0))
     return tf.einsum("ij,ljf->lif", root, draws)
+
+
+def drawn_variance(posterior: ConjugatePosterior, effects: tf.Tensor) -> tf.Tensor:
+    """The `effect_variance` of a draw, `(p,)`: the average level's `tr(inv(Psi) B B') / m`."""
+    weighted = effects
+    if posterior.learn_term_covariance:
+        weighted = tf.einsum("ij,ljf->lif", posterior.inverse_term_covariance(), effects)
+    return tf.reduce_mean(effects * weighted, axis=(0, 1))

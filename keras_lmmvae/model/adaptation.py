@@ -116,11 +116,12 @@ class Adaptation(ModelPart):
         for name, shape, initial in (
             # Joint over block-wise variance of the effects' sum: of the folds, of the common table.
             ("inflation", (2,), "ones"),
-            # How moments of the terms mix where they share rows; see `CalibrationMoments`.
-            ("moment_matrix", (terms, terms), keras.initializers.Identity()),
+            # How moments of the terms mix where they share rows; see `retained_moments`.
+            ("moment_matrix", (num_features, terms, terms), "zeros"),
             ("fitted", (), "zeros"),
         ):
             self._add_state(name, shape, initial)
+        self.moment_matrix.assign(np.broadcast_to(np.eye(terms), (num_features, terms, terms)))
         for term in self.random_effects:
             term.build_posterior(num_features, is_amortized=self.posterior == "amortized")
         self.built = True
@@ -206,7 +207,7 @@ class Adaptation(ModelPart):
         self.require_adapted()
         terms, mean, scale = self.random_effects, *self._feature_scaling()
         if isinstance(data, tf.data.Dataset):
-            return dataset_columns(data, terms).map(
+            return dataset_columns(data, terms, self.num_features).map(
                 lambda batch: encode_rows(batch, terms, mean, scale, keep_mask=True),
                 num_parallel_calls=tf.data.AUTOTUNE,
             )

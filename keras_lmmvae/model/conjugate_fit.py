@@ -30,6 +30,8 @@ __all__ = ["ConjugateFit"]
 _INITIAL_ROUNDS = 5
 # Rounds of (residuals, solve) that end it; residuals depend on the effects through the encoder.
 _FINAL_ROUNDS = 2
+# Steps track the solution; it is made exact, and the variances anew, after these epochs.
+_REFRESH_EPOCHS = frozenset(4**power for power in range(12))
 # The search for a length scale looks at this many rows at most.
 _PRIOR_ROWS = 20_000
 
@@ -130,14 +132,14 @@ class ConjugateFit(EffectsFit):
             self._fit_linear_mixed_model()
 
     def end_epoch(self, epoch: int) -> None:
-        """Refreshes the table for new rows, and after epochs 1, 2, 4, 8, ... solves anew.
+        """Refreshes the table for new rows, and after epochs 1, 4, 16, 64, ... solves anew.
 
         Args:
             epoch: Number of the epoch that ends, from 1.
         """
         if not self.terms:
             return
-        if epoch & (epoch - 1) == 0:
+        if epoch in _REFRESH_EPOCHS:
             self._refresh(epoch)
         self._pool()
 
@@ -145,8 +147,9 @@ class ConjugateFit(EffectsFit):
         """Makes the effects exact given the networks: solves for all rows and terms jointly."""
         if not self.terms:
             return
-        for number in range(_FINAL_ROUNDS):
-            self._refresh(1000 + number)
+        self._refresh(seed=1000)
+        for _ in range(_FINAL_ROUNDS):
+            self.equations.solve(True, self.model.training_residual)
         self.equations.solve(False, self.model.training_residual)
         self.equations.calibrate(False, seed=2000)
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_lmmvae import design
+from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.layers.fold_moments import sample_prior
 from keras_lmmvae.model import solver
-from keras_lmmvae.model.fold_variances import CalibrationMoments, SquaredErrors, update_variances
+from keras_lmmvae.model.fold_variances import (
+    SquaredErrors,
+    calibrate_inflation,
+    retained_moments,
+    store_moments,
+    update_variances,
+)
 from keras_lmmvae.model.rows import EFFECTS, FOLD, Rows, batches_of, cell_weights, row_weights
 
 if TYPE_CHECKING:
@@ -26,8 +32,6 @@ _FINAL_ITERATIONS = 300
 _FINAL_TOLERANCE = 1e-5
 # Design rows are merged to chunks of this many before the equations are solved.
 _CHUNK = 65_536
-# Simulated features that each term is given at least, over repeated draws.
-_CALIBRATION_FEATURES = 8
 
 
 class MixedModelEquations:
@@ -141,10 +145,10 @@ class MixedModelEquations:
         """Measures how terms that share rows share what the rows say, on simulated data.
 
         The closed forms for a level take the other terms as known. With several terms they
-        are too confident, and what one term explains leaks into another. So effects (and
-        noise) are drawn from the current variances and fitted with the same equations: some
-        features get the effects of one term only, others all of them and noise, and what
-        comes back is compared with what the closed forms expect. One term alone needs none.
+        are too confident, and what one term explains leaks into another. So effects are drawn
+        from the current variances, once for each term alone and once for all of them with
+        noise; they are fitted with the same equations, and what comes back is compared with
+        what the closed forms expect. One term alone needs none of this.
 
         Args:
             folds: Whether to calibrate the folds' tables or the common one.
@@ -152,45 +156,33 @@ class MixedModelEquations:
         """
         if len(self.terms) < 2:
             return
-        groups = len(self.terms) + 1
-        repeats = math.ceil(_CALIBRATION_FEATURES * groups / self.model.num_features)
-        moments = CalibrationMoments(self.model, folds)
-        for repeat in range(repeats):
-            everything = len(self.terms) * np.ones(self.model.num_features, int)
-            turns = (np.arange(self.model.num_features) + seed + repeat) % groups
-            assignment = turns if folds else everything
-            truth, right_side = self._simulate(assignment, folds, 100 * seed + repeat)
-            zeros = {name: tf.zeros_like(value) for name, value in right_side.items()}
-            estimate = self._solution(folds, right_side, zeros).effects
-            moments.add(assignment, estimate, self._squared_errors(truth, estimate, folds))
-        moments.finish()
+        truth, estimate = self._refit_simulated(self.terms, folds, seed, has_noise=True)
+        calibrate_inflation(self.model, self._squared_errors(truth, estimate, folds), folds)
+        if folds:
+            matrix = [
+                retained_moments(self.model, *self._refit_simulated([term], folds, seed + number))
+                for number, term in enumerate(self.terms, start=1)
+            ]
+            store_moments(self.model, np.stack(matrix, axis=-1))
 
-    def _simulate(
-        self, assignment: np.ndarray, folds: bool, seed: int
+    def _refit_simulated(
+        self, sources: Sequence[RandomEffect], folds: bool, seed: int, has_noise: bool = False
     ) -> tuple[solver.Effects, solver.Effects]:
-        """Effects drawn from the prior, and the right sides of the data they make.
-
-        Args:
-            assignment: Int array `(p,)`: number of the feature's only term; the number of
-                terms stands for all of them and noise.
-            folds: Whether the right sides are those of the folds' tables.
-            seed: Seed of the draws.
-        """
+        """Draws effects of some terms from the prior and fits all terms to the data they make."""
         noise = self.model.effects_noise_variance()
-        has_all = assignment == len(self.terms)
         truth = {
-            term.label: sample_prior(term.posterior, 1000 * seed + number)
-            * tf.constant((assignment == number) | has_all, tf.float32)
+            term.label: sample_prior(term.posterior, 1000 * seed + number) * float(term in sources)
             for number, term in enumerate(self.terms)
         }
-        deviation = tf.sqrt(noise) * tf.constant(has_all, tf.float32)
         right_side: solver.Effects = {}
         for number, rows in enumerate(self.chunks):
-            signal = solver.fitted_values(truth, self.terms, rows, folds=False)
-            draws = tf.random.stateless_normal(tf.shape(signal), (seed, 7919 + number))
-            values = (signal + draws * deviation) / noise
-            right_side = _add(right_side, solver.scores(values, self.terms, rows, folds))
-        return truth, right_side
+            values = solver.fitted_values(truth, self.terms, rows, folds=False)
+            if has_noise:
+                draws = tf.random.stateless_normal(tf.shape(values), (seed, 7919 + number))
+                values += draws * tf.sqrt(noise)
+            right_side = _add(right_side, solver.scores(values / noise, self.terms, rows, folds))
+        zeros = {name: tf.zeros_like(value) for name, value in right_side.items()}
+        return truth, self._solution(folds, right_side, zeros).effects
 
     def _squared_errors(
         self, truth: solver.Effects, estimate: solver.Effects, folds: bool

@@ -10,23 +10,30 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lmmvae.layers.conjugate_posterior import EFFECT_VARIANCE_FLOOR
-from keras_lmmvae.layers.fold_moments import agreed_term_covariance, fold_moments
+from keras_lmmvae.layers.fold_moments import agreed_term_covariance, drawn_variance, fold_moments
 from keras_lmmvae.model import solver
 
 if TYPE_CHECKING:
     from keras_lmmvae.model.lmmvae import LMMVAE
 
-__all__ = ["CalibrationMoments", "SquaredErrors", "update_variances"]
+__all__ = [
+    "SquaredErrors",
+    "calibrate_inflation",
+    "retained_moments",
+    "store_moments",
+    "update_variances",
+]
 
 # The prior variance of a term's part of a standardised feature, whose variance is 1, is kept
 # below this: above, effects have been taken for what they cannot be.
 _LARGEST_PRIOR_SHARE = 2.0
 # Of the expectation of a term alone: with less of it left, a term cannot be told from the others.
 _SMALLEST_RETENTION = 0.05
-# A variance grows by this factor at most in one update, or to this share of a feature's variance:
-# tables shrunken to almost nothing say little of how large it is.
+# In one update a variance grows by this factor at most, or to this share of a feature's variance,
+# and declines by that: tables shrunken to almost nothing say little of how large it is.
 _LARGEST_GROWTH = 4.0
 _SMALLEST_STEP = 0.01
+_LARGEST_DECLINE = 20.0
 _SWEEPS = 50
 
 
@@ -45,72 +52,65 @@ class SquaredErrors:
     total: tf.Tensor
 
 
-class CalibrationMoments:
-    """Collects what simulated effects come back as, and stores the model's corrections.
-
-    With `N_k` the product of the folds' tables of term `k` and `D_k` its factor
-    (`layers.fold_moments`), the moments of several terms are
-
-        E[N_k] = retention_k D_k effect_variance_k + sum{ leak_kj effect_variance_j : j != k }
+def calibrate_inflation(model: LMMVAE, errors: SquaredErrors, folds: bool) -> None:
+    """Stores by how much the effects' variances exceed those of terms that stand alone.
 
     Args:
         model: The model.
-        folds: Whether the folds' tables are calibrated, or the common one.
+        errors: Of simulated effects of all terms, fitted jointly.
+        folds: Whether the folds' tables were fitted, or the common one.
     """
+    expected = tf.add_n(list(errors.expected.values()))
+    inflation = keras.ops.convert_to_numpy(model.inflation).copy()
+    inflation[0 if folds else 1] = tf.reduce_sum(errors.total) / tf.reduce_sum(expected)
+    model.inflation.assign(inflation)
+    if folds:
+        return
+    for term in model.random_effects:
+        found = tf.reduce_sum(errors.found[term.label])
+        term.posterior.variance_inflation.assign(found / tf.reduce_sum(errors.expected[term.label]))
 
-    def __init__(self, model: LMMVAE, folds: bool) -> None:
-        size = len(model.random_effects)
-        self.model = model
-        self.folds = folds
-        self._found = np.zeros((size, size))
-        self._expected = np.zeros((size, size))
-        self._errors = np.zeros((2, size))
-        self._total = 0.0
 
-    def add(self, assignment: np.ndarray, estimate: solver.Effects, errors: SquaredErrors) -> None:
-        """Takes in one simulation.
+def retained_moments(model: LMMVAE, truth: solver.Effects, estimate: solver.Effects) -> np.ndarray:
+    """How much of one term's simulated variance the folds of every term agree on.
 
-        Args:
-            assignment: Int array `(p,)`: the feature's only term, or the number of terms.
-            estimate: Fitted effects.
-            errors: Their squared errors.
-        """
-        terms = self.model.random_effects
-        has_all = assignment == len(terms)
-        self._total += float(errors.total.numpy()[has_all].sum())
-        for number, term in enumerate(terms):
-            self._errors[0, number] += errors.found[term.label].numpy()[has_all].sum()
-            self._errors[1, number] += errors.expected[term.label].numpy()[has_all].sum()
-        if not self.folds:
-            return
-        noise = self.model.effects_noise_variance()
-        for number, term in enumerate(terms):
-            product, factor = fold_moments(term.posterior, estimate[term.label], noise)
-            for source, other in enumerate(terms):
-                variance = other.posterior.effect_variance.numpy().astype(np.float64)
-                weight = variance * (factor.numpy() if source == number else 1.0)
-                only = assignment == source
-                self._found[number, source] += product.numpy()[only].sum()
-                self._expected[number, source] += weight[only].sum()
+    With `N_k` the product of the folds' tables of term `k` and `D_k` its factor (see
+    `layers.fold_moments`), both terms' effects drawn from their priors, the moments are
 
-    def finish(self) -> None:
-        """Stores the corrections in the model and its terms."""
-        inflation = keras.ops.convert_to_numpy(self.model.inflation).copy()
-        inflation[0 if self.folds else 1] = self._total / self._errors[1].sum()
-        self.model.inflation.assign(inflation)
-        if self.folds:
-            self.model.moment_matrix.assign(self._found / np.maximum(self._expected, 1e-30))
-            return
-        for term, ratio in zip(
-            self.model.random_effects, self._errors[0] / self._errors[1], strict=True
-        ):
-            term.posterior.variance_inflation.assign(ratio)
+        E[N_k] = D_k * sum{ moments_kj effect_variance_j : j = 1 ... K }
+
+    A term that stands alone has `moments_kk = 1`.
+
+    Args:
+        model: The model.
+        truth: Simulated effects, of one term `j` only.
+        estimate: Effects of all terms fitted to them.
+
+    Returns:
+        Float array `(p, K)`: `moments_kj` of every feature and term `k`.
+    """
+    noise = model.effects_noise_variance()
+    # Against the variance that was drawn, not the one that was drawn from: less noise.
+    drawn = [drawn_variance(term.posterior, truth[term.label]) for term in model.random_effects]
+    variance = tf.add_n(drawn)
+    columns = []
+    for term in model.random_effects:
+        product, factor = fold_moments(term.posterior, estimate[term.label], noise)
+        columns.append(tf.math.divide_no_nan(product, factor * variance))
+    return tf.stack(columns, axis=-1).numpy()
+
+
+def store_moments(model: LMMVAE, moments: np.ndarray) -> None:
+    """Averages new moments `(p, K, K)` with those known, so that the draws' noise declines."""
+    known = keras.ops.convert_to_numpy(model.moment_matrix)
+    is_first = np.array_equal(known, np.broadcast_to(np.eye(moments.shape[-1]), known.shape))
+    model.moment_matrix.assign(moments if is_first else 0.5 * (known + moments))
 
 
 def update_variances(model: LMMVAE) -> None:
     """Sets every term's `effect_variance` (and `Psi`) to what the folds' tables agree on.
 
-    Solves the moment equations of `CalibrationMoments` for every feature under
+    Solves the moment equations of `retained_moments` for every feature under
     `effect_variance >= floor`. The noise of the folds is independent and drops out.
     """
     noise = model.effects_noise_variance()
@@ -132,18 +132,19 @@ def update_variances(model: LMMVAE) -> None:
 def _solve_moments(model: LMMVAE, product: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """Variances `(K, p)` within their bounds that match the moments, one term after the other."""
     posteriors = [term.posterior for term in model.random_effects]
-    matrix = keras.ops.convert_to_numpy(model.moment_matrix).astype(np.float64)
-    retained = np.maximum(np.diag(matrix), _SMALLEST_RETENTION)[:, None] * factor
-    leak = matrix - np.diag(np.diag(matrix))
+    moments = keras.ops.convert_to_numpy(model.moment_matrix).astype(np.float64)  # (p, K, K)
+    retained = np.maximum(np.einsum("fkk->kf", moments), _SMALLEST_RETENTION)
+    leak = np.einsum("fkj->kjf", moments * (1.0 - np.eye(len(posteriors))))
+    alone = product / np.maximum(factor, 1e-30)
     variance = np.stack([posterior.effect_variance.numpy() for posterior in posteriors])
     variance = variance.astype(np.float64)
+    lowest = np.maximum(variance / _LARGEST_DECLINE, EFFECT_VARIANCE_FLOOR)
     reachable = np.maximum(_LARGEST_GROWTH * variance, _SMALLEST_STEP)
     for _ in range(_SWEEPS):
         for number, posterior in enumerate(posteriors):
-            own = product[number] - leak[number] @ variance
             highest = _LARGEST_PRIOR_SHARE / posterior.mean_prior_share()
-            estimate = own / np.maximum(retained[number], 1e-30)
+            estimate = (alone[number] - (leak[number] * variance).sum(axis=0)) / retained[number]
             variance[number] = np.clip(
-                estimate, EFFECT_VARIANCE_FLOOR, np.minimum(reachable[number], highest)
+                estimate, lowest[number], np.minimum(reachable[number], highest)
             )
     return variance

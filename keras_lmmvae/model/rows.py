@@ -23,6 +23,7 @@ __all__ = [
     "Rows",
     "batches_of",
     "cell_weights",
+    "check_has_end",
     "dataset_columns",
     "encode_rows",
     "is_encoded",
@@ -69,11 +70,14 @@ def prepare_rows(
     return prepared
 
 
-def dataset_columns(dataset: tf.data.Dataset, terms: Sequence[RandomEffect]) -> tf.data.Dataset:
+def dataset_columns(
+    dataset: tf.data.Dataset, terms: Sequence[RandomEffect], num_features: int | None = None
+) -> tf.data.Dataset:
     """Checks the element structure of a dataset and returns it with elements that are dicts.
 
     Raises:
-        ValueError: If elements are not batches of a dict with all columns.
+        ValueError: If elements are not batches of a dict with all columns, or "x" has another
+            width than `num_features`.
     """
     spec = dataset.element_spec
     if isinstance(spec, tuple) and len(spec) == 1:
@@ -89,6 +93,12 @@ def dataset_columns(dataset: tf.data.Dataset, terms: Sequence[RandomEffect]) -> 
             "A dataset must yield batches, with 'x' of shape (rows, features): call "
             "`dataset.batch(...)`. " + received(shape=spec[FEATURES].shape)
         )
+    width = spec[FEATURES].shape[1]
+    if num_features is not None and width not in (None, num_features):
+        raise ValueError(
+            f"The features 'x' must have the {num_features} columns that the model was adapted to. "
+            + received(columns=width)
+        )
     return dataset
 
 
@@ -97,6 +107,7 @@ def raw_batches(data: Any, terms: Sequence[RandomEffect]) -> Iterator[dict[str, 
     if not isinstance(data, tf.data.Dataset):
         yield prepare_rows(data, terms)
         return
+    check_has_end(data)
     for batch in dataset_columns(data, terms).as_numpy_iterator():
         yield prepare_rows(batch, terms)
 
@@ -147,6 +158,15 @@ def encode_rows(
     return rows
 
 
+def check_has_end(dataset: tf.data.Dataset) -> None:
+    """Raises a ValueError if a dataset cannot be read to its end."""
+    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise ValueError(
+            "A dataset without end cannot be read as a whole: cut it with `dataset.take(batches)`. "
+            + received(cardinality="infinite")
+        )
+
+
 def num_rows(rows: Rows) -> int:
     """Number of encoded rows."""
     return int(rows[FEATURES].shape[0])
@@ -160,6 +180,7 @@ def take_rows(rows: Rows, start: int, stop: int) -> Rows:
 def batches_of(rows: Any) -> Iterator[Rows]:
     """Iterates over encoded rows, arrays or a dataset, in chunks of bounded size."""
     if isinstance(rows, tf.data.Dataset):
+        check_has_end(rows)
         yield from rows
         return
     for start in range(0, num_rows(rows), _CHUNK):

@@ -19,7 +19,11 @@ class Saving(ModelPart):
     """The part of `LMMVAE` that says how to make it again, and writes it for serving."""
 
     def save(
-        self, filepath: str | Path, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any
+        self,
+        filepath: str | Path,
+        overwrite: bool = True,
+        zipped: bool | None = None,
+        **kwargs: Any,
     ) -> None:
         """Saves the model; arguments as in Keras.
 

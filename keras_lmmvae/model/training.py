@@ -107,7 +107,8 @@ class Training(ModelPart):
             verbose: As in Keras.
             callbacks: Keras callbacks.
             validation_split: Share of the last rows to hold out, for arrays.
-            validation_data: Data of the same form; its levels may be unseen.
+            validation_data: Data of the same form, or a tuple `(data, None, sample_weight)`;
+                its levels may be unseen.
             shuffle: Whether arrays are shuffled.
             sample_weight: Optional array `(n,)` of non-negative row weights: a row counts so
                 many times, for the networks and for the effects.
@@ -199,10 +200,12 @@ class Training(ModelPart):
     def _encoded_validation(self, data: Any) -> Any:
         if data is None:
             return None
-        if isinstance(data, (tuple, list)):
-            data = data[0]
+        data, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        _check_no_target(y)
         rows = self.encode_data(data)
-        return rows if isinstance(rows, tf.data.Dataset) else (rows,)
+        if isinstance(rows, tf.data.Dataset):
+            return rows
+        return (_with_weights(rows, sample_weight),)
 
 
 def _check_no_target(y: Any) -> None:
