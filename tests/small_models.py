@@ -48,7 +48,9 @@ def known_model(
         term_covariance: Term name -> `(m, m)`, Psi in the units of time and covariates.
         **options: Of the model.
     """
-    model = small_model(terms, decoder=constant_decoder(data["x"].shape[1]), **options)
+    decoder = constant_decoder(data["x"].shape[1])
+    # A given noise variance is never re-estimated; its value follows, by feature.
+    model = small_model(terms, decoder=decoder, noise_variance=1.0, **options)
     model.adapt(data)
     scale = np.asarray(model.feature_scale, np.float64) ** 2
     model.noise_variance.assign(np.broadcast_to(noise_variance, scale.shape) / scale)

@@ -9,17 +9,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lmmvae.effects.grouping import Grouping
-from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
+from keras_lmmvae.effects.grouped_effect import GroupedEffect
+from keras_lmmvae.effects.random_effect import Encoded
 from keras_lmmvae.effects.scaling import ColumnScaling
-from keras_lmmvae.effects.vocabulary import NULL_CODE, Vocabulary
+from keras_lmmvae.effects.vocabulary import NULL_CODE
 from keras_lmmvae.validation import as_float_column, check_positive, received
 
 __all__ = ["RandomSlopes"]
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class RandomSlopes(RandomEffect):
+class RandomSlopes(GroupedEffect):
     """A polynomial in time, or a linear form in covariates, per level of a factor.
 
         x[i] = f(u[i]) + B_0[l] + B_1[l] t[i] + B_2[l] t[i]**2 + e[i],    l = level[i]
@@ -74,12 +74,10 @@ class RandomSlopes(RandomEffect):
         check_positive("degree", degree, integer=True, minimum=0)
         powers = degree if time is not None else 0
         numbers = (*((time,) if powers else ()), *covariates)
-        super().__init__((column, *numbers), name or column)
-        self.column = column
+        super().__init__(column, numbers, name)
         self.time = time
         self.degree = degree
         self.covariates = tuple(covariates)
-        self.grouping = Grouping(column)
         self.scaling = ColumnScaling(numbers)
         self.num_terms = 1 + powers + len(self.covariates)
         self.learn_term_covariance = self.num_terms > 1
@@ -91,21 +89,21 @@ class RandomSlopes(RandomEffect):
 
     def prepare(self, data: dict[str, Any]) -> dict[str, np.ndarray]:
         columns = {name: as_float_column(name, data[name]) for name in self.columns[1:]}
-        return {self.column: self.grouping.prepare(data[self.column]), **columns}
+        return {**super().prepare(data), **columns}
 
     def update_state(self, columns: dict[str, np.ndarray]) -> None:
-        self.grouping.update_state(columns[self.column])
+        super().update_state(columns)
         if self.num_terms > 1:
             self.scaling.update_state(columns)
 
     def finalize_state(self) -> None:
         if self.num_terms > 1:
             self.scaling.finalize_state()
-        self.num_levels = self.grouping.finalize_state()
+        super().finalize_state()
 
     def reset_state(self) -> None:
+        super().reset_state()
         self.scaling.reset_state()
-        self.grouping.reset_state()
 
     def encode(
         self, columns: dict[str, tf.Tensor], tables: dict[str, Any] | None = None
@@ -128,19 +126,6 @@ class RandomSlopes(RandomEffect):
         covariates = inputs[:, 1 if powers else 0 :]
         return tf.concat([tf.ones_like(inputs[:, :1]), *powers, covariates], axis=1)  # (b, m)
 
-    def add_levels(self, columns: dict[str, np.ndarray]) -> bool:
-        num_levels = self.grouping.extend(columns[self.column])
-        if num_levels == self.num_levels:
-            return False
-        self.grow(num_levels)
-        return True
-
-    def vocabularies(self) -> dict[str, Vocabulary]:
-        return {self.column: self.grouping.vocabulary}
-
-    def level_names(self) -> list[Any]:
-        return list(self.grouping.vocabulary.keys)
-
     def term_names(self) -> list[str]:
         powers = [f"{self.time}^{power}" for power in range(2, self._powers + 1)]
         time = [str(self.time)] if self._powers else []
@@ -162,28 +147,16 @@ class RandomSlopes(RandomEffect):
         return matrix
 
     def adapted_state(self) -> dict[str, Any]:
-        return {
-            **super().adapted_state(),
-            "grouping": self.grouping.state(),
-            "scaling": self.scaling.state(),
-        }
+        return {**super().adapted_state(), "scaling": self.scaling.state()}
 
     def restore_adapted_state(self, state: dict[str, Any]) -> None:
         super().restore_adapted_state(state)
-        self.grouping.restore(state["grouping"])
         self.scaling.restore(state["scaling"])
-
-    def save_assets(self, inner_path: str) -> None:
-        self.grouping.save(inner_path)
-
-    def load_assets(self, inner_path: str) -> None:
-        self.grouping.load(inner_path)
 
     def get_config(self) -> dict[str, Any]:
         return {
-            "column": self.column,
+            **super().get_config(),
             "time": self.time,
             "degree": self.degree,
             "covariates": list(self.covariates),
-            **super().get_config(),
         }

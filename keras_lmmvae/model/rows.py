@@ -31,6 +31,7 @@ __all__ = [
     "prepare_rows",
     "raw_batches",
     "row_weights",
+    "shuffled_batches",
     "take_rows",
 ]
 
@@ -175,6 +176,17 @@ def num_rows(rows: Rows) -> int:
 def take_rows(rows: Rows, start: int, stop: int) -> Rows:
     """A slice of encoded rows."""
     return tf.nest.map_structure(lambda value: value[start:stop], rows)
+
+
+def shuffled_batches(rows: Rows, batch_size: int, seed: int | None) -> tf.data.Dataset:
+    """Mini-batches of encoded arrays, in a new order at every pass, fixed by `seed`."""
+    total = num_rows(rows)
+    order = tf.data.Dataset.range(total).shuffle(total, seed=seed, reshuffle_each_iteration=True)
+
+    def gather(numbers: tf.Tensor) -> Rows:
+        return tf.nest.map_structure(lambda value: tf.gather(value, numbers), rows)
+
+    return order.batch(batch_size).map(gather).prefetch(tf.data.AUTOTUNE)
 
 
 def batches_of(rows: Any) -> Iterator[Rows]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_lmmvae.model.effects_fit import EffectsFit
 from keras_lmmvae.model.part import ModelPart
-from keras_lmmvae.model.rows import Rows, is_encoded, num_rows, take_rows
+from keras_lmmvae.model.rows import Rows, is_encoded, num_rows, shuffled_batches, take_rows
 from keras_lmmvae.validation import received
 
 __all__ = ["EffectsSchedule", "Training"]
@@ -132,6 +132,11 @@ class Training(ModelPart):
             validation = self._encoded_validation(validation_data)
         self.effects_fit.begin(rows if steps_per_epoch is None else _limited(rows, steps_per_epoch))
         self.fitted.assign(1.0)
+        if shuffle and not isinstance(rows, tf.data.Dataset):
+            # Keras' own shuffling cannot be seeded.
+            kwargs.setdefault("validation_batch_size", batch_size)
+            rows, batch_size = shuffled_batches(rows, batch_size or 32, self.seed), None
+            rows = rows if steps_per_epoch is None else rows.repeat()
         history = super().fit(
             rows,
             batch_size=batch_size,
@@ -139,7 +144,7 @@ class Training(ModelPart):
             verbose=verbose,
             callbacks=[EffectsSchedule(self.effects_fit), *(callbacks or [])],
             validation_data=validation,
-            shuffle=shuffle and not isinstance(rows, tf.data.Dataset),
+            shuffle=False,
             steps_per_epoch=steps_per_epoch,
             **kwargs,
         )
