@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +46,10 @@ class MixedModelEquations:
         self.model = model
         self.terms = model.random_effects
         self.rows = rows
-        self.chunks = _design_chunks(rows)
+        # A pass over a chunk touches the whole tables: not more chunks than tables of their size.
+        tables = sum(2 * term.num_levels * term.num_terms for term in self.terms)
+        self.chunk_size = max(_CHUNK, tables)
+        self.chunks = [_merged(group) for group in _groups(rows, self.chunk_size)]
         self._solvers = {folds: self._make_solver(folds) for folds in (True, False)}
 
     def set_designs(self, history: solver.Effects | None = None) -> None:
@@ -94,9 +97,9 @@ class MixedModelEquations:
         """
         noise = self.model.effects_noise_variance()
         right_side: solver.Effects = {} if history is None else history.scores
-        for batch in batches_of(self.rows):
-            values = values_of(batch) / noise
-            part = solver.scores(values, self.terms, _design_rows(batch), folds)
+        for group in _groups(self.rows, self.chunk_size):
+            values = tf.concat([values_of(batch) / noise for batch in group], axis=0)
+            part = solver.scores(values, self.terms, _merged(group), folds)
             right_side = _add(right_side, part)
         tables = {
             t.label: t.posterior.fold_effects if folds else t.posterior.effects for t in self.terms
@@ -223,34 +226,30 @@ def _add(total: solver.Effects, part: solver.Effects) -> solver.Effects:
     return {name: total[name] + part[name] for name in part} if total else part
 
 
-def _design_rows(batch: Rows) -> solver.DesignRows:
-    return solver.DesignRows(batch[EFFECTS], batch[FOLD], cell_weights(batch), row_weights(batch))
+def _groups(rows: Any, size: int) -> Iterator[list[Rows]]:
+    """Batches put together to groups of at least `size` rows, but for the last."""
+    group: list[Rows] = []
+    total = 0
+    for batch in batches_of(rows):
+        group.append(batch)
+        total += int(batch[FOLD].shape[0])
+        if total >= size:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
 
 
-def _merged(parts: list[solver.DesignRows]) -> solver.DesignRows:
-    """Design rows put one below the other."""
-    if len(parts) == 1:
-        return parts[0]
+def _merged(batches: list[Rows]) -> solver.DesignRows:
+    """Design rows of batches, one below the other."""
 
-    def stacked(name: str) -> tf.Tensor | None:
-        values = [getattr(part, name) for part in parts]
+    def stacked(values: list[Any]) -> Any:
         return None if values[0] is None else tf.concat(values, axis=0)
 
-    encoded = tf.nest.map_structure(lambda *v: tf.concat(v, 0), *[part.encoded for part in parts])
+    effects = [batch[EFFECTS] for batch in batches]
     return solver.DesignRows(
-        encoded, stacked("fold"), stacked("cell_weights"), stacked("row_weights")
+        tf.nest.map_structure(lambda *values: tf.concat(values, axis=0), *effects),
+        stacked([batch[FOLD] for batch in batches]),
+        stacked([cell_weights(batch) for batch in batches]),
+        stacked([row_weights(batch) for batch in batches]),
     )
-
-
-def _design_chunks(rows: Any) -> list[solver.DesignRows]:
-    """Design rows of all data, merged to chunks of a size that matrix products like."""
-    chunks: list[solver.DesignRows] = []
-    parts: list[solver.DesignRows] = []
-    size = 0
-    for batch in batches_of(rows):
-        parts.append(_design_rows(batch))
-        size += int(batch[FOLD].shape[0])
-        if size >= _CHUNK:
-            chunks.append(_merged(parts))
-            parts, size = [], 0
-    return [*chunks, _merged(parts)] if parts else chunks
