@@ -72,7 +72,6 @@ class TestAgainstREML:
         assert covariance.loc["intercept", "intercept"] == pytest.approx(
             components["store: intercept"], rel=1e-5
         )
-        print(covariance, reml.cov_re)
         np.testing.assert_allclose(covariance, reml.cov_re, rtol=0.08, atol=0.05)
         assert components["noise"] == pytest.approx(reml.scale, rel=0.05)
 
@@ -94,9 +93,7 @@ class TestRecovery:
         components = model.variance_components()
         for number, name in enumerate(names):
             ratio = components.loc[name] / np.roll(self.VARIANCES, number)
-            print(name, ratio.to_numpy())
             assert ratio.mean() == pytest.approx(1.0, abs=0.15), name
-        print((components.loc["noise"] / self.NOISE).to_numpy())
         np.testing.assert_allclose(components.loc["noise"], self.NOISE, rtol=0.1)
 
     def test_crossed_factors(self):
@@ -123,7 +120,6 @@ class TestRecovery:
         data = {"x": x, "store": rng.integers(0, 200, 2000), "item": rng.integers(0, 150, 2000)}
         model = fitted([lmm.RandomIntercept("store"), lmm.RandomIntercept("item")], data)
         components = model.variance_components()
-        print(components / self.NOISE)
         for name in ("store", "item"):
             assert (components.loc[name] < 0.07 * self.NOISE).all()
             assert (components.loc[name] / self.NOISE).mean() < 0.02

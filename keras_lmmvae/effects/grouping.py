@@ -40,6 +40,12 @@ class Grouping:
         Raises:
             ValueError: If the levels are not known yet.
         """
+        if self._vocabulary is None and self._saved_size is not None:
+            raise ValueError(
+                f"The keys of column '{self.column}' are missing: they come with a model's saved "
+                "file, not with its configuration or its weights. "
+                + received(levels=self._saved_size, vocabulary=None)
+            )
         if self._vocabulary is None:
             raise ValueError(
                 f"The levels of column '{self.column}' are not known yet: call "
@@ -143,14 +149,19 @@ class Grouping:
         if self._vocabulary is not None:
             self._vocabulary.save(Path(folder) / _FILE)
 
-    def load(self, folder: str) -> None:
-        """Reads the keys that `save` wrote into a folder.
+    def load(self, folder: str | None) -> None:
+        """Reads the keys that `save` wrote into a folder; `None` if there is no such folder.
 
         Raises:
             ValueError: If the file is missing or damaged, or holds another number of keys.
         """
         if self._is_integer is None:
             return
+        if folder is None:
+            raise ValueError(
+                f"The file of the keys of column '{self.column}' is missing or damaged. "
+                + received(folder=folder)
+            )
         vocabulary = Vocabulary.load(Path(folder) / _FILE, self._is_integer)
         if self._saved_size not in (None, len(vocabulary)):
             raise ValueError(

@@ -83,6 +83,15 @@ class RandomEffect(keras.layers.Layer):
         """Basis vectors `(b, m)` of encoded rows; `None` stands for ones with `m = 1`."""
         raise NotImplementedError
 
+    def basis_of(self, encoded: Encoded) -> tf.Tensor | None:
+        """The basis that `with_basis` has put to the rows, or `basis` itself."""
+        return encoded["basis"] if "basis" in encoded else self.basis(encoded)
+
+    def with_basis(self, encoded: Encoded) -> Encoded:
+        """Rows that carry their basis, for those who use it more than once."""
+        basis = self.basis_of(encoded)
+        return encoded if basis is None else {**encoded, "basis": basis}
+
     def level_names(self) -> list[Any]:
         """Keys of the levels, in the order of their codes."""
         raise NotImplementedError
@@ -219,7 +228,7 @@ class RandomEffect(keras.layers.Layer):
             Float tensor `(b, p)`.
         """
         slots = design.compact_codes(encoded["codes"])
-        basis = self.basis(encoded)
+        basis = self.basis_of(encoded)
         inputs = [self.aggregator([values, slots]), slots]
         return self.design_matrix(inputs if basis is None else [*inputs, basis])
 

@@ -255,7 +255,7 @@ class SpatialEffect(RandomEffect):
     def aggregate_batch(self, values: tf.Tensor, encoded: Encoded) -> tf.Tensor:
         """`Z @ L @ A`: `A` the batch's mean codes by location, `L` a root of the kernel."""
         means = design.segment_mean(values, self.aggregation_codes(encoded), self.num_terms)
-        return design.product(self.table_of_means(means), encoded["codes"], self.basis(encoded))
+        return design.product(self.table_of_means(means), encoded["codes"], self.basis_of(encoded))
 
     def table_of_means(self, means: tf.Tensor) -> tf.Tensor:
         return tf.matmul(tf.convert_to_tensor(self.code_root), means[:, 0])[None]

@@ -79,7 +79,7 @@ class Adaptation(ModelPart):
         Raises:
             ValueError: If the model is adapted already, or on bad data.
         """
-        if self.built:
+        if self.num_features:
             raise ValueError(
                 "The model is adapted already; to add levels use `update_random_effects`, to start "
                 "anew make another model. " + received(num_features=self.num_features)

@@ -11,7 +11,11 @@ from keras_lmmvae.validation import check_positive, received
 
 __all__ = ["check_arguments", "clone_terms"]
 
-_CHOICES = {"posterior": ("conjugate", "amortized"), "effects_kl_reduction": ("level", "row")}
+_CHOICES = {
+    "posterior": ("conjugate", "amortized"),
+    "effects_kl_reduction": ("level", "row"),
+    "feature_weights": ("equal", "precision"),
+}
 
 
 def check_arguments(
@@ -23,6 +27,7 @@ def check_arguments(
     effects_kl_weight: Any,
     effects_kl_reduction: Any,
     noise_variance: Any,
+    feature_weights: Any,
 ) -> None:
     """Raises a ValueError on an argument of `LMMVAE` that is out of its range."""
     check_positive("latent_dim", latent_dim, integer=True, minimum=1)
@@ -33,7 +38,11 @@ def check_arguments(
     check_positive("effects_kl_weight", effects_kl_weight)
     if noise_variance is not None:
         check_positive("noise_variance", noise_variance)
-    given = {"posterior": posterior, "effects_kl_reduction": effects_kl_reduction}
+    given = {
+        "posterior": posterior,
+        "effects_kl_reduction": effects_kl_reduction,
+        "feature_weights": feature_weights,
+    }
     for name, value in given.items():
         if value not in _CHOICES[name]:
             raise ValueError(

@@ -71,7 +71,7 @@ class ConjugateFit(EffectsFit):
         encoded = rows[EFFECTS][term.label]
         fold = rows[FOLD] if is_own else 1 - rows[FOLD]
         codes = term.posterior.own_codes(encoded["codes"], fold)
-        return design.product(term.posterior.fold_effects.value, codes, term.basis(encoded))
+        return design.product(term.posterior.fold_effects.value, codes, term.basis_of(encoded))
 
     def after_gradient(self, rows: Rows, residual: tf.Tensor, error: tf.Tensor) -> None:
         """Updates the effects of the batch's levels, one term after the other.
@@ -90,7 +90,7 @@ class ConjugateFit(EffectsFit):
             encoded = rows[EFFECTS][term.label]
             weighted = error if cells is None else error * cells
             codes = term.posterior.own_codes(encoded["codes"], rows[FOLD])
-            term.posterior.step(weighted, codes, term.basis(encoded), noise, weights)
+            term.posterior.step(weighted, codes, term.basis_of(encoded), noise, weights)
             error += part - self._fold_part(term, rows, is_own=True)
         # A step overweights the rows it has just seen and underweights those it is about to see:
         # the product of the errors before and after has the weight of the solved equations.
@@ -104,7 +104,7 @@ class ConjugateFit(EffectsFit):
             encoded = rows[EFFECTS][term.label]
             codes = term.posterior.own_codes(encoded["codes"], rows[FOLD])
             total += term.posterior.contribution_variance(
-                codes, term.basis(encoded), noise, folds=True
+                codes, term.basis_of(encoded), noise, folds=True
             )
         return total * self.model.inflation.value[0]
 
@@ -200,6 +200,7 @@ class ConjugateFit(EffectsFit):
                     break
             term.fit_basis(tf.concat(inputs, 0).numpy(), tf.concat(residual, 0).numpy())
             term.posterior.fold_effects.assign(tf.zeros_like(term.posterior.fold_effects))
+            self.equations = MixedModelEquations(self.model, self.rows)
             self.equations.set_designs()
 
     def _noise_from_all_rows(self) -> None:

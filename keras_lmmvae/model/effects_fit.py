@@ -83,14 +83,14 @@ class EffectsFit(ABC):
     def term_contribution(self, term: RandomEffect, rows: Rows) -> tf.Tensor:
         """`Z_k B_k` of new rows for one term, `(b, p)`."""
         encoded = rows[EFFECTS][term.label]
-        return design.product(term.table, encoded["codes"], term.basis(encoded))
+        return design.product(term.table, encoded["codes"], term.basis_of(encoded))
 
     def contribution_variance(self, rows: Rows) -> tf.Tensor:
         """Posterior variance of `contribution`, `(b, p)`; that of the prior for unseen levels."""
         total = tf.zeros_like(rows["x"])
         for term in self.terms:
             encoded = rows[EFFECTS][term.label]
-            basis, codes = term.basis(encoded), encoded["codes"]
+            basis, codes = term.basis_of(encoded), encoded["codes"]
             prior = term.posterior.prior_contribution_variance(basis, tf.shape(codes)[0])
             seen = self.term_variance(term, codes, basis) + term.unmodelled_variance(codes, basis)
             total += tf.where((codes == UNKNOWN_CODE)[:, None], prior, seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,8 +50,14 @@ class MixedModelEquations:
         # A pass over a chunk touches the whole tables: not more chunks than tables of their size.
         tables = sum(2 * term.num_levels * term.num_terms for term in self.terms)
         self.chunk_size = max(_CHUNK, tables)
-        self.chunks = [_merged(group) for group in _groups(rows, self.chunk_size)]
+        self.chunks = [self._design(group) for group in _groups(rows, self.chunk_size)]
         self._solvers = {folds: self._make_solver(folds) for folds in (True, False)}
+
+    def _design(self, group: list[Rows]) -> solver.DesignRows:
+        """Design rows of batches, with their bases: every iteration of the solver needs them."""
+        rows = _merged(group)
+        encoded = {t.label: t.with_basis(rows.encoded[t.label]) for t in self.terms}
+        return replace(rows, encoded=encoded)
 
     def set_designs(self, history: solver.Effects | None = None) -> None:
         """Gives every term the Gram matrices and counts of its levels, by fold.
@@ -64,7 +71,7 @@ class MixedModelEquations:
             counts = tf.zeros(levels)
             for rows in self.chunks:
                 codes = rows.codes(term, folds=True)
-                basis = term.basis(rows.encoded[term.label])
+                basis = term.basis_of(rows.encoded[term.label])
                 grams += design.gram(codes, basis, levels, rows.row_weights)
                 counts += design.count(codes, levels, rows.row_weights)
             if history is not None:
@@ -99,7 +106,7 @@ class MixedModelEquations:
         right_side: solver.Effects = {} if history is None else history.scores
         for group in _groups(self.rows, self.chunk_size):
             values = tf.concat([values_of(batch) / noise for batch in group], axis=0)
-            part = solver.scores(values, self.terms, _merged(group), folds)
+            part = solver.scores(values, self.terms, self._design(group), folds)
             right_side = _add(right_side, part)
         tables = {
             t.label: t.posterior.fold_effects if folds else t.posterior.effects for t in self.terms
@@ -198,7 +205,7 @@ class MixedModelEquations:
         for rows in self.chunks:
             together = tf.zeros(self.model.num_features)
             for term in self.terms:
-                basis = term.basis(rows.encoded[term.label])
+                basis = term.basis_of(rows.encoded[term.label])
                 codes = rows.codes(term, folds)
                 error = design.product(estimate[term.label], codes, basis) - design.product(
                     truth[term.label], rows.codes(term, False), basis

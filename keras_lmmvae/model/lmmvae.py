@@ -18,7 +18,7 @@ from keras_lmmvae.model.effects_fit import NOISE_VARIANCE_FLOOR, EffectsFit
 from keras_lmmvae.model.elbo import ElboTerms, gaussian_log_likelihood, latent_kl
 from keras_lmmvae.model.predicting import Predicting
 from keras_lmmvae.model.reporting import Reporting
-from keras_lmmvae.model.rows import FEATURES, Rows, is_encoded
+from keras_lmmvae.model.rows import FEATURES, Rows, is_encoded, with_bases
 from keras_lmmvae.model.saving import Saving
 from keras_lmmvae.model.training import Training
 from keras_lmmvae.model.updating import Updating
@@ -62,6 +62,10 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Saving, Adaptation, kera
             per row, as published.
         noise_variance: Optional positive float, in squared units of the features; `None`:
             learned for every feature.
+        feature_weights: How the networks' loss weighs the standardised features: "equal", as
+            PCA does, by their mean noise variance; "precision", as factor analysis does, by
+            their own, so that the latent serves the features it can explain best. A given
+            `noise_variance` is used as it is. Effects always use the features' own.
         normalize: Whether features are standardised inside; results are in the features' units
             either way.
         seed: Optional int that fixes initial weights of the default networks and all sampling.
@@ -104,6 +108,7 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Saving, Adaptation, kera
         effects_kl_weight: float = 1.0,
         effects_kl_reduction: str = "level",
         noise_variance: float | None = None,
+        feature_weights: str = "equal",
         normalize: bool = True,
         seed: int | None = None,
         **kwargs: Any,
@@ -116,6 +121,7 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Saving, Adaptation, kera
             effects_kl_weight=effects_kl_weight,
             effects_kl_reduction=effects_kl_reduction,
             noise_variance=noise_variance,
+            feature_weights=feature_weights,
         )
         # The networks cast for themselves; rows and effects stay in float32 whatever the policy.
         super().__init__(autocast=False, **kwargs)
@@ -131,6 +137,7 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Saving, Adaptation, kera
         self.effects_kl_weight = effects_kl_weight
         self.effects_kl_reduction = effects_kl_reduction
         self.noise_variance_setting = noise_variance
+        self.feature_weights = feature_weights
         self.normalize = normalize
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -210,6 +217,13 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Saving, Adaptation, kera
         """Noise variance that the effects' posterior sees, `(p,)`: tempered by the KL's weight."""
         return self.effects_kl_weight * tf.convert_to_tensor(self.noise_variance)
 
+    def networks_noise_variance(self) -> tf.Tensor:
+        """Noise variance by which the networks' loss weighs the features, `(p,)`."""
+        noise = tf.convert_to_tensor(self.noise_variance)
+        if self.feature_weights == "precision" or self.noise_variance_setting is not None:
+            return noise
+        return tf.fill(noise.shape, tf.reduce_mean(noise))
+
     def reset_noise_variance(self, values: np.ndarray) -> None:
         """Sets the noise variance, in standardised units, unless the user fixed it."""
         if self.noise_variance_setting is not None:
@@ -226,14 +240,14 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Saving, Adaptation, kera
         the effects are those for new rows, their uncertainty is added to the noise, and `u` is
         its mean.
         """
-        noise = tf.convert_to_tensor(self.noise_variance)
         if training:
             effects = self.effects_fit.training_effects(rows)
-            contribution, effects_kl, variance = effects.contribution, effects.kl, noise
+            contribution, effects_kl = effects.contribution, effects.kl
+            variance = self.networks_noise_variance()
         else:
             contribution = self.effects_fit.contribution(rows)
             effects_kl = tf.zeros(tf.shape(contribution)[0])
-            variance = noise + self.effects_fit.contribution_variance(rows)
+            variance = self.noise_variance + self.effects_fit.contribution_variance(rows)
         mean, log_var = self.latent_posterior(rows, contribution, training)
         latent = mean
         if training:
@@ -270,6 +284,7 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Saving, Adaptation, kera
     def train_step(self, rows: Rows) -> dict[str, tf.Tensor]:
         """Gradient step on the networks, then the closed-form step on the effects."""
         (rows,) = rows if isinstance(rows, tuple) else (rows,)
+        rows = with_bases(rows, self.random_effects)
         with tf.GradientTape() as tape:
             terms = self.elbo_terms(rows, training=True)
             negative = terms.negative_elbo(self.kl_weight, self.effects_kl_weight)
@@ -285,6 +300,7 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Saving, Adaptation, kera
     def test_step(self, rows: Rows) -> dict[str, tf.Tensor]:
         """Loss of new rows given the effects, without the effects' KL: that belongs to training."""
         (rows,) = rows if isinstance(rows, tuple) else (rows,)
+        rows = with_bases(rows, self.random_effects)
         terms = self.elbo_terms(rows, training=False)
         negative = terms.negative_elbo(self.kl_weight, self.effects_kl_weight)
         return self._track(terms, negative, rows.get("weight"))

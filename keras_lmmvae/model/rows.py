@@ -33,6 +33,7 @@ __all__ = [
     "row_weights",
     "shuffled_batches",
     "take_rows",
+    "with_bases",
 ]
 
 FEATURES = "x"
@@ -103,14 +104,16 @@ def dataset_columns(
     return dataset
 
 
-def raw_batches(data: Any, terms: Sequence[RandomEffect]) -> Iterator[dict[str, np.ndarray]]:
+def raw_batches(
+    data: Any, terms: Sequence[RandomEffect], num_features: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
     """Prepared columns of a dict at once, or of a dataset batch by batch."""
     if not isinstance(data, tf.data.Dataset):
-        yield prepare_rows(data, terms)
+        yield prepare_rows(data, terms, num_features)
         return
     check_has_end(data)
     for batch in dataset_columns(data, terms).as_numpy_iterator():
-        yield prepare_rows(batch, terms)
+        yield prepare_rows(batch, terms, num_features)
 
 
 def _folds(x: tf.Tensor) -> tf.Tensor:
@@ -212,3 +215,9 @@ def row_weights(rows: Rows) -> tf.Tensor | None:
     """Weights of rows, `(b,)`: row weight times the share of its cells that are observed."""
     cells = cell_weights(rows)
     return None if cells is None else tf.reduce_mean(cells, axis=1)
+
+
+def with_bases(rows: Rows, terms: Sequence[RandomEffect]) -> Rows:
+    """Encoded rows that carry the bases of their terms, computed once."""
+    effects = {term.label: term.with_basis(rows[EFFECTS][term.label]) for term in terms}
+    return {**rows, EFFECTS: effects}

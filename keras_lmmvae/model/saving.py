@@ -89,6 +89,7 @@ class Saving(ModelPart):
             "effects_kl_weight": self.effects_kl_weight,
             "effects_kl_reduction": self.effects_kl_reduction,
             "noise_variance": self.noise_variance_setting,
+            "feature_weights": self.feature_weights,
             "normalize": self.normalize,
             "seed": self.seed,
             "name": self.name,

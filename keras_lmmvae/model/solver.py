@@ -65,7 +65,7 @@ def fitted_values(
     """`sum_k Z_k B_k` of some rows, `(b, p)`."""
     return tf.add_n([
         design.product(
-            effects[term.label], rows.codes(term, folds), term.basis(rows.encoded[term.label])
+            effects[term.label], rows.codes(term, folds), term.basis_of(rows.encoded[term.label])
         )
         for term in terms
     ])  # fmt: skip
@@ -82,7 +82,7 @@ def scores(
         term.label: design.transpose_product(
             values,
             rows.codes(term, folds),
-            term.basis(rows.encoded[term.label]),
+            term.basis_of(rows.encoded[term.label]),
             tables * term.num_levels,
         )
         for term in terms

@@ -64,7 +64,7 @@ class Updating(ModelPart):
     def _add_levels(self, data: Any) -> None:
         """Grows the terms' tables for keys that are not in their vocabularies."""
         grown = False
-        for batch in raw_batches(data, self.random_effects):
+        for batch in raw_batches(data, self.random_effects, self.num_features):
             for term in self.random_effects:
                 grown |= term.add_levels(batch)
         if grown:

@@ -1,0 +1,274 @@
+"""An exported model answers requests as `predict` does, in a process without this package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import small_model
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+import keras_lmmvae as lmm
+from keras_lmmvae.export import saved_model
+from keras_lmmvae.export.c_process import run_in_c_process
+from keras_lmmvae.validation import NULL_INTEGER
+
+# What runs in TensorFlow only, or is not the same twice.
+UNPORTABLE = ("Random", "Cholesky", "MatrixInverse", "MatrixSolve", "SelfAdjointEig", "Svd", "Qr")
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+ROWS = 120
+NAMES = np.array(["œuvre", "数据", "two words", "0", "x" * 40])
+
+KINDS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "plain": (lambda: [], ()),
+    "integers": (lambda: [lmm.RandomIntercept("store")], ("store",)),
+    "strings": (
+        lambda: [lmm.RandomIntercept("name", name="a name"), lmm.RandomIntercept("store")],
+        ("name", "store"),
+    ),
+    "slopes": (lambda: [lmm.RandomSlopes("name", time="t", degree=2)], ("name", "t")),
+    "surface": (lambda: [lmm.SpatialEffect(("east", "north"))], ("east", "north")),
+    "globe": (lambda: [lmm.SpatialEffect(("lon", "lat"), metric="haversine")], ("lon", "lat")),
+}
+
+
+def make_data() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    group, place = rng.integers(0, 5, ROWS), rng.integers(0, 9, ROWS)
+    x = rng.normal(size=(5, 3))[group] + rng.normal(size=(ROWS, 3)) + [100.0, 0.0, -5.0]
+    x[::10, 0] = np.nan
+    return {
+        "x": x,
+        "store": group * 3 - 4,
+        "name": NAMES[group],
+        "t": rng.uniform(0.0, 4.0, ROWS),
+        "east": place * 1.5,
+        "north": place % 3 * 1.0,
+        "lon": place * 30.0 - 120.0,
+        "lat": place * 8.0 - 30.0,
+    }
+
+
+def requests_of(columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Known rows with missing cells; unknown and null keys and positions; one row."""
+    data = {name: column for name, column in make_data().items() if name in ("x", *columns)}
+    if "store" in data:
+        data["store"] = data["store"].astype(np.int64)
+    odd = {name: column[:6].copy() for name, column in data.items()}
+    unusual = {
+        "store": [-4, -1, 999, NULL_INTEGER, 8, 2**62],
+        "name": ["œuvre", "unseen", "", "two words", "0", "é" * 30],
+        "t": [0.0, 9.0, np.nan, 1.0, 2.0, -1.0],
+        "east": [0.0, 0.7, np.nan, 1e4, 3.0, 1.5],
+        "north": [0.0, 0.3, 1.0, -1e4, np.nan, 1.0],
+        "lon": [-120.0, -119.0, np.nan, 180.0, -180.0, 0.0],
+        "lat": [-30.0, -31.0, 0.0, 90.0, -90.0, 1.0],
+    }
+    for name in columns:
+        odd[name] = np.array(unusual[name])
+    one = {name: column[:1] for name, column in data.items()}
+    return [data, odd, one]
+
+
+def expected_of(model: lmm.LMMVAE, request: dict[str, Any]) -> dict[str, np.ndarray]:
+    rows = model.encode_data(request)
+    mean, log_var = model.latent_posterior(rows, model.effects_fit.contribution(rows))
+    return {
+        "reconstruction": model.predict(request, verbose=0),
+        "latent_mean": mean.numpy(),
+        "latent_log_var": log_var.numpy(),
+    }
+
+
+def nested(request: dict[str, Any]) -> dict[str, Any]:
+    """As sent: floats in float32."""
+    return {
+        name: np.asarray(v, np.float32) if np.asarray(v).dtype.kind == "f" else v
+        for name, v in request.items()
+    }
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def exported(request, tmp_path_factory) -> tuple[str, lmm.LMMVAE, Path]:
+    """Kind, model and folder of its SavedModel."""
+    make, _ = KINDS[request.param]
+    model, data = small_model(make()), make_data()
+    model.adapt(data)
+    model.compile("adam")
+    model.fit(data, epochs=1, batch_size=40, verbose=0)
+    folder = tmp_path_factory.mktemp(request.param) / "model" / "1"
+    model.export(folder)
+    return request.param, model, folder
+
+
+class TestAnswers:
+    def test_other_process_equals_predict(self, exported):
+        """Both signatures through TensorFlow's C API: the numbers of `predict` and `encode`."""
+        kind, model, folder = exported
+        requests = requests_of(KINDS[kind][1])
+        signatures = ("serving_default", "encode")
+        sent = [
+            {"inputs": nested(request), "signature": signature}
+            for request in requests
+            for signature in signatures
+        ]
+        responses = iter(run_in_c_process(folder, sent))
+        for request in requests:
+            expected = expected_of(model, request)
+            served, encoded = next(responses), next(responses)
+            known = {f"known_{term.name}" for term in model.random_effects}
+            assert set(served["outputs"]) == {"reconstruction", "latent_mean"} | known
+            assert set(encoded["outputs"]) == {"latent_mean", "latent_log_var"}
+            for response in (served, encoded):
+                for name in set(response["outputs"]) - known:
+                    np.testing.assert_allclose(
+                        response["outputs"][name], expected[name], err_msg=name, **CLOSE
+                    )
+                    assert response["dtypes"][name] == "float32"
+
+    def test_known_says_which_levels_the_model_knows(self, exported):
+        """False for unknown and for null keys, and where a number is missing."""
+        kind, model, folder = exported
+        answer = tf.saved_model.load(str(folder)).signatures["serving_default"]
+        odd = requests_of(KINDS[kind][1])[1]
+        known = answer(**as_tensors(answer, odd))
+        expected = {
+            "plain": {},
+            "integers": {"store": [1, 1, 0, 0, 1, 0]},
+            "strings": {"a_name": [1, 0, 0, 1, 1, 0], "store": [1, 1, 0, 0, 1, 0]},
+            "slopes": {"name": [1, 0, 0, 1, 1, 0]},
+            "surface": {"east_north": [1, 1, 0, 1, 0, 1]},
+            "globe": {"lon_lat": [1, 1, 0, 1, 1, 1]},
+        }[kind]
+        for name, flags in expected.items():
+            np.testing.assert_array_equal(known[f"known_{name}"], np.array(flags, bool))
+
+    def test_any_batch_size(self, exported):
+        """No row, one row, all rows: row by row the same answer, and the same one twice."""
+        kind, model, folder = exported
+        answer = tf.saved_model.load(str(folder)).signatures["serving_default"]
+        data = requests_of(KINDS[kind][1])[0]
+        whole = answer(**as_tensors(answer, data))
+        again = answer(**as_tensors(answer, data))
+        for name in whole:
+            np.testing.assert_array_equal(whole[name], again[name])
+        for stop in (0, 1, 7):
+            part = {name: column[:stop] for name, column in data.items()}
+            result = answer(**as_tensors(answer, part))
+            for name in whole:
+                assert result[name].shape[0] == stop
+                if stop:
+                    np.testing.assert_allclose(
+                        np.float32(result[name]), np.float32(whole[name][:stop]), **CLOSE
+                    )
+
+
+def as_tensors(answer: Any, request: dict[str, Any]) -> dict[str, tf.Tensor]:
+    specs = answer.structured_input_signature[1]
+    return {name: tf.constant(value, specs[name].dtype) for name, value in request.items()}
+
+
+class TestGraph:
+    def test_signatures(self, exported):
+        """Raw columns in, one input each, any number of rows."""
+        kind, _, folder = exported
+        signatures = tf.saved_model.load(str(folder)).signatures
+        assert set(signatures) == {"serving_default", "encode"}
+        dtypes = {"x": tf.float32, "store": tf.int64, "name": tf.string}
+        for answer in signatures.values():
+            specs = answer.structured_input_signature[1]
+            assert set(specs) == {"x", *KINDS[kind][1]}
+            for name, spec in specs.items():
+                assert spec.dtype == dtypes.get(name, tf.float32)
+                assert spec.shape.as_list() == ([None, 3] if name == "x" else [None])
+
+    def test_operations_run_anywhere(self, exported):
+        """No random numbers and no factorisations: linear algebra is done before."""
+        _, _, folder = exported
+        message = SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+        graph = message.meta_graphs[0].graph_def
+        nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+        found = {node.op for node in nodes}
+        assert {"MatMul"} <= found
+        assert not [op for op in found if any(name in op for name in UNPORTABLE)]
+
+    def test_only_what_answers_need_is_stored(self, exported):
+        """Networks, scales and one table per term; neither folds' tables nor an optimizer."""
+        _, model, folder = exported
+        reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+        sizes = [np.prod(shape) for shape in reader.get_variable_to_shape_map().values()]
+        networks = model.latent_encoder.count_params() + model.latent_decoder.count_params()
+        tables = sum(
+            int(np.prod(variable.shape))
+            for term in model.random_effects
+            for variable in term.served_variables()
+        )
+        assert sum(sizes) <= networks + tables + 3 * 3 + 10
+
+
+class TestFolder:
+    @pytest.fixture(scope="class")
+    def model(self):
+        model, data = small_model([lmm.RandomIntercept("name")]), make_data()
+        model.adapt(data)
+        model.compile("adam")
+        model.fit(data, batch_size=40, verbose=0)
+        return model
+
+    def test_failed_export_keeps_the_earlier_one(self, model, tmp_path, monkeypatch):
+        """An export that fails leaves the old folder, and nothing beside it."""
+        model.export(tmp_path / "model")
+        before = (tmp_path / "model" / "saved_model.pb").read_bytes()
+
+        def fail(module: Any, path: str, **kwargs: Any) -> None:
+            Path(path).mkdir()
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(saved_model.tf.saved_model, "save", fail)
+        with pytest.raises(OSError, match="No space"):
+            model.export(tmp_path / "model")
+        assert (tmp_path / "model" / "saved_model.pb").read_bytes() == before
+        assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+    def test_second_export_replaces_the_first(self, model, tmp_path):
+        """The folder holds the last export only; strings and paths are both fine."""
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "old").touch()
+        model.export(str(tmp_path / "model"), verbose=False)
+        assert not (tmp_path / "model" / "old").exists()
+        assert tf.saved_model.contains_saved_model(str(tmp_path / "model"))
+
+    def test_folder_can_be_moved(self, model, tmp_path):
+        """Keys are assets of the SavedModel: it needs no file outside of its folder."""
+        model.export(tmp_path / "model")
+        (tmp_path / "model").rename(tmp_path / "elsewhere")
+        request = {"x": [[100.0, 0.0, -5.0]], "name": ["œuvre"]}
+        (response,) = run_in_c_process(tmp_path / "elsewhere", [{"inputs": request}])
+        assert response["outputs"]["known_name"] == [True]
+        request["name"] = np.array(request["name"])
+        np.testing.assert_allclose(
+            response["outputs"]["reconstruction"], model.reconstruct(request), **CLOSE
+        )
+
+    def test_updated_model(self, model, tmp_path):
+        """Levels added after training are served."""
+        model.update_random_effects({"x": make_data()["x"][:2], "name": ["fresh", "fresh"]})
+        model.export(tmp_path / "model")
+        answer = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+        result = answer(x=tf.constant([[100.0, 0.0, -5.0]]), name=tf.constant(["fresh"]))
+        assert result["known_name"].numpy().tolist() == [True]
+
+    def test_not_fitted(self, tmp_path):
+        """Nothing is written for a model that knows nothing."""
+        with pytest.raises(ValueError, match=r"call `model.adapt\(data\)` first"):
+            small_model([]).export(tmp_path / "model")
+        assert not list(tmp_path.iterdir())
+
+    def test_other_formats_are_refused(self, model, tmp_path):
+        """Only SavedModels, with the signatures as documented."""
+        for options in ({"format": "onnx"}, {"input_signature": []}):
+            with pytest.raises(ValueError, match="only export format is 'tf_saved_model'"):
+                model.export(tmp_path / "model", **options)
