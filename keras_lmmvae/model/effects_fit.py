@@ -89,12 +89,16 @@ class EffectsFit(ABC):
         """Posterior variance of `contribution`, `(b, p)`; that of the prior for unseen levels."""
         total = tf.zeros_like(rows["x"])
         for term in self.terms:
-            encoded = rows[EFFECTS][term.label]
-            basis, codes = term.basis_of(encoded), encoded["codes"]
-            prior = term.posterior.prior_contribution_variance(basis, tf.shape(codes)[0])
-            seen = self.term_variance(term, codes, basis) + term.unmodelled_variance(codes, basis)
-            total += tf.where((codes == UNKNOWN_CODE)[:, None], prior, seen)
+            total += self.row_variance(term, rows)
         return total
+
+    def row_variance(self, term: RandomEffect, rows: Rows) -> tf.Tensor:
+        """Posterior variance of one term's contribution, `(b, p)`."""
+        encoded = rows[EFFECTS][term.label]
+        basis, codes = term.basis_of(encoded), encoded["codes"]
+        prior = term.posterior.prior_contribution_variance(basis, tf.shape(codes)[0])
+        seen = self.term_variance(term, codes, basis) + term.unmodelled_variance(codes, basis)
+        return tf.where((codes == UNKNOWN_CODE)[:, None], prior, seen)
 
     def term_variance(
         self, term: RandomEffect, codes: tf.Tensor, basis: tf.Tensor | None

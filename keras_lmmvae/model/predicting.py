@@ -113,6 +113,27 @@ class Predicting(ModelPart):
         mean = population + sum(parts) if parts else population
         return Prediction(mean, deviation, dict(zip(labels, parts, strict=True)), population)
 
+    def term_effects(self, name: str, data: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Effect of one term on rows, `Z_k B_k`, with its posterior standard deviation.
+
+        Args:
+            name: The term's name.
+            data: Dict of arrays of `n` rows, or a batched dataset of dicts.
+
+        Returns:
+            mean: Float array `(n, p)`, in the features' units.
+            standard_deviation: Float array `(n, p)`; zeros for an amortized posterior.
+        """
+        term = self.find_term(name)
+
+        def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
+            mean = self.effects_fit.term_contribution(term, rows)
+            variance = self.effects_fit.row_variance(term, rows)
+            return mean * self.feature_scale, tf.sqrt(variance) * self.feature_scale
+
+        mean, deviation = self._over_batches(data, batch)
+        return mean, deviation
+
     def log_likelihood(self, data: Any, num_samples: int = 0) -> np.ndarray:
         """Lower bound of every row's log density given the training rows.
 

@@ -1,0 +1,34 @@
+"""The demo runs from data to a served request, on part of the houses."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import image
+from rich.console import Console
+
+from keras_lmmvae import demo
+
+mpl.use("Agg")
+
+
+def test_demo_writes_everything_and_serves(tmp_path: Path) -> None:
+    """All methods on both splits, pictures that are not blank, a model that answers."""
+    text = io.StringIO()
+    console = Console(file=text, width=120)
+    results = demo.run(tmp_path, epochs=2, num_features=32, num_rows=2000, console=console)
+    assert set(results["method"]) == set(demo.METHODS)
+    assert set(results["split"]) == set(demo.SPLITS.values())
+    assert np.isfinite(results["mse"]).all()
+    for name in ("effects_map.png", "latent.png", "training.png"):
+        assert image.imread(tmp_path / name).std() > 0.01
+    for name in ("results.csv", "variance_components.csv", "houses.keras"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert (tmp_path / "models" / "houses" / "1" / "saved_model.pb").exists()
+    printed = text.getvalue()
+    assert "place missing" in printed
+    difference = printed.split("largest difference over all features: ")[1].split()[0]
+    assert float(difference) < 1e-4
