@@ -19,8 +19,9 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,5p'
 
+# TensorFlow's start-up messages go to a file, which is shown if the demo fails.
 demo: $(VENV)/.installed-demo
-	$(BIN)/python -m keras_lmmvae.demo
+	@$(BIN)/python -m keras_lmmvae.demo 2>$(VENV)/demo.log || { cat $(VENV)/demo.log >&2; exit 1; }
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q --durations=10

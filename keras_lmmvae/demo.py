@@ -25,6 +25,7 @@ from keras_lmmvae import plots
 from keras_lmmvae.datasets import HOUSES_FEATURES, houses_features, load_houses
 from keras_lmmvae.export import run_in_c_process
 from keras_lmmvae.simulation import split, take
+from keras_lmmvae.simulation.splits import SplitKind
 
 __all__ = ["main", "run"]
 
@@ -36,7 +37,7 @@ LEARNING_RATE = 2e-3
 KL_WEIGHT = 0.1
 SPACE, YEAR = "easting_northing", "syear"
 METHODS = ("PCA", "group means + PCA", "plain VAE", "LMMVAE")
-SPLITS = {"rows": "held-out houses", "groups": "held-out 1-km cells"}
+SPLITS: dict[SplitKind, str] = {"rows": "held-out houses", "groups": "held-out 1-km cells"}
 
 
 def load_data(num_rows: int | None) -> dict[str, np.ndarray]:
