@@ -76,7 +76,7 @@ CASES: dict[str, Case] = {
         _intercepts(2),
         most=1.53,
     ),
-    "null": Case("categorical", _categorical(0.0, cardinalities=(10_000,)), _intercepts(1)),
+    "no-effect": Case("categorical", _categorical(0.0, cardinalities=(10_000,)), _intercepts(1)),
     "longitudinal": Case("longitudinal", _LONGITUDINAL, _SLOPES, most=1.48),
     "future": Case("longitudinal", _LONGITUDINAL, _SLOPES, "future", "t", 2.10),
     "spatial": Case("spatial", _SPATIAL, _SURFACE, most=1.13),

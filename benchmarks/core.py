@@ -75,10 +75,10 @@ def measure(name: str, seed: int, arguments: dict[str, Any]) -> dict[str, Any]:
     }
     if arguments:
         row |= {"at_most": 1.1 * AUTHORS[name], "variance_error": float("nan")}
-    elif name in ("null", "sparse"):
+    elif name in ("no-effect", "sparse"):
         plain = run_case(case, seed, terms=())
         row["plain_vae_mse"] = plain.mse
-        row["at_most"] = 1.02 * plain.mse if name == "null" else case.most
+        row["at_most"] = 1.02 * plain.mse if name == "no-effect" else case.most
     return row
 
 
