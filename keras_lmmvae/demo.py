@@ -27,7 +27,18 @@ from keras_lmmvae.export import run_in_c_process
 from keras_lmmvae.simulation import split, take
 from keras_lmmvae.simulation.splits import SplitKind
 
-__all__ = ["main", "run"]
+__all__ = [
+    "compare",
+    "draw",
+    "fit_method",
+    "fit_vae",
+    "load_data",
+    "main",
+    "print_table",
+    "run",
+    "serve",
+    "standardised_split",
+]
 
 LATENT_DIM = 2
 HIDDEN_UNITS = (200, 100)

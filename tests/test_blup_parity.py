@@ -373,18 +373,34 @@ class TestRowWeights:
         np.testing.assert_allclose(model.random_effects_table("city"), mean[24:], **CLOSE)
 
     def test_weight_two_is_the_row_twice(self):
-        """The whole fit, variances and tables: a weight of 2 is the row twice, 0 none."""
-        data = make_data()
-        counts = np.random.default_rng(4).integers(0, 3, 160)
+        """Rows of weight 2 and the same rows twice: one solution."""
+        data, counts = make_data(), np.random.default_rng(4).integers(0, 3, 160)
         repeated = {name: np.repeat(column, counts, axis=0) for name, column in data.items()}
+        tables = []
+        for rows, weights in ((data, counts), (repeated, np.ones(counts.sum()))):
+            terms = [lmm.RandomSlopes("store", time="t"), lmm.RandomIntercept("city")]
+            model = known_model(
+                terms, data, NOISE, {"store": STORE, "city": CITY}, {"store": PSI[:2, :2]}
+            )
+            weight = tf.constant(weights, tf.float32)
+            equations = MixedModelEquations(model, {**model.encode_data(rows), "weight": weight})
+            equations.set_designs()
+            equations.solve(False, lambda rows: rows["x"])
+            tables.append([model.random_effects_table(name) for name in ("store", "city")])
+        for weighted, twice in zip(*tables, strict=True):
+            np.testing.assert_allclose(weighted, twice, **CLOSE)
+
+    def test_weight_zero_is_no_row(self):
+        """The whole fit, variances and tables: rows of weight 0 might as well not be there."""
+        data = make_data()
+        is_kept = np.random.default_rng(4).uniform(size=160) < 0.7
+        kept = {name: column[is_kept] for name, column in data.items()}
         results = []
-        for rows, weights in ((data, counts), (repeated, None)):
+        for rows, weights in ((data, is_kept), (kept, None)):
             model = small_model([lmm.RandomSlopes("store", time="t")], decoder=constant_decoder(3))
             model.adapt(data)
             model.compile("sgd")
-            model.fit(
-                rows, batch_size=len(rows["t"]), sample_weight=weights, shuffle=False, verbose=0
-            )
+            model.fit(rows, batch_size=len(rows["t"]), sample_weight=weights, verbose=0)
             results.append((model.variance_components(), model.random_effects_table("store")))
         for weighted, twice in zip(*results, strict=True):
             np.testing.assert_allclose(weighted, twice, rtol=1e-3, atol=1e-3)

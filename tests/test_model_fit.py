@@ -425,6 +425,30 @@ class TestElbo:
         )
         assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
 
+    @pytest.mark.parametrize("given", ["equal", "precision", "fixed"])
+    def test_feature_weights(self, data, given):
+        """The training likelihood has the mean noise variance, each feature's own, or the given.
+
+        log Normal(error; 0, variance) per row, in the features' units.
+        """
+        options = {"noise_variance": 0.5} if given == "fixed" else {"feature_weights": given}
+        model = small_model(one_term(), **options)
+        model.adapt(data)
+        scale = np.asarray(model.feature_scale)
+        if given == "fixed":
+            np.testing.assert_allclose(model.noise_variance, 0.5 / scale**2, rtol=1e-5)
+        else:
+            model.noise_variance.assign([0.1, 0.3, 0.8])
+        own = np.asarray(model.noise_variance)
+        variance = np.full(3, 0.4, np.float32) if given == "equal" else own
+        parts = model.elbo_terms(model.encode_data(data), training=True)
+        density = tfd.Normal(0.0, scale * np.sqrt(variance)).log_prob(parts.error * scale)
+        np.testing.assert_allclose(parts.log_likelihood, np.sum(density, axis=1), rtol=1e-4)
+        new = model.elbo_terms(model.encode_data(data), training=False)
+        variance = own + 1.0  # an effect variance of 1: the level has no rows yet
+        density = tfd.Normal(0.0, scale * np.sqrt(variance)).log_prob(new.error * scale)
+        np.testing.assert_allclose(new.log_likelihood, np.sum(density, axis=1), rtol=1e-4)
+
     def test_effects_kl_of_all_rows(self, model, data):
         """Summed over the training rows: KL(q || p) of every level of both folds and terms."""
         rows = model.encode_data(data)

@@ -17,7 +17,6 @@ from keras_lmmvae.model.fold_variances import (
     SquaredErrors,
     calibrate_inflation,
     retained_moments,
-    store_moments,
     update_variances,
 )
 from keras_lmmvae.model.rows import EFFECTS, FOLD, Rows, batches_of, cell_weights, row_weights
@@ -173,7 +172,9 @@ class MixedModelEquations:
                 retained_moments(self.model, *self._refit_simulated([term], folds, seed + number))
                 for number, term in enumerate(self.terms, start=1)
             ]
-            store_moments(self.model, np.stack(matrix, axis=-1))
+            # Not averaged with earlier ones: they belong to other variances, and lagging behind
+            # lets a small variance slide to 0.
+            self.model.moment_matrix.assign(np.stack(matrix, axis=-1))
 
     def _refit_simulated(
         self, sources: Sequence[RandomEffect], folds: bool, seed: int, has_noise: bool = False

@@ -20,7 +20,6 @@ __all__ = [
     "SquaredErrors",
     "calibrate_inflation",
     "retained_moments",
-    "store_moments",
     "update_variances",
 ]
 
@@ -98,13 +97,6 @@ def retained_moments(model: LMMVAE, truth: solver.Effects, estimate: solver.Effe
         product, factor = fold_moments(term.posterior, estimate[term.label], noise)
         columns.append(tf.math.divide_no_nan(product, factor * variance))
     return tf.stack(columns, axis=-1).numpy()
-
-
-def store_moments(model: LMMVAE, moments: np.ndarray) -> None:
-    """Averages new moments `(p, K, K)` with those known, so that the draws' noise declines."""
-    known = keras.ops.convert_to_numpy(model.moment_matrix)
-    is_first = np.array_equal(known, np.broadcast_to(np.eye(moments.shape[-1]), known.shape))
-    model.moment_matrix.assign(moments if is_first else 0.5 * (known + moments))
 
 
 def update_variances(model: LMMVAE) -> None:

@@ -117,14 +117,32 @@ def raw_batches(
 
 
 def _folds(x: tf.Tensor) -> tf.Tensor:
-    """Fold 0 or 1 of every row, by a hash of its values: the same in any order and pipeline."""
+    """Fold 0 or 1 of every row, by a hash of its values: the same in any order and pipeline.
+
+    Rows with equal values are told apart by their order where they are given as arrays: else
+    the fold would say what the values of a feature with few of them are, and the folds would
+    not be samples of the same rows. In a graph, where batches come and go, they share a fold.
+    """
     width = x.shape[-1]
     multipliers = np.random.default_rng(0).integers(1, 2**31, size=width, dtype=np.int64) | 1
     bits = tf.cast(tf.bitcast(x, tf.int32), tf.int64)
     value = tf.reduce_sum(bits * multipliers, axis=1)
+    if tf.executing_eagerly():
+        twins = tf.constant(_occurrences(value.numpy()), tf.int64)
+        value += twins * tf.constant(0x5851F42D4C957F2D, tf.int64)
     high = tf.bitwise.right_shift(value, tf.constant(32, tf.int64))
     mixed = tf.bitwise.bitwise_xor(value, high) * tf.constant(0x2545F4914F6CDD1D, tf.int64)
     return tf.cast(tf.bitwise.right_shift(mixed, tf.constant(40, tf.int64)) & 1, tf.int32)
+
+
+def _occurrences(values: np.ndarray) -> np.ndarray:
+    """How many equal values stand before every value, `(n,)`."""
+    order = np.argsort(values, kind="stable")
+    numbers = np.arange(len(values))
+    is_first = np.append(True, np.diff(values[order]) != 0)[: len(values)]
+    counts = np.empty_like(numbers)
+    counts[order] = numbers - np.maximum.accumulate(np.where(is_first, numbers, 0))
+    return counts
 
 
 def encode_rows(
