@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
@@ -176,3 +177,41 @@ def test_blup_pca_bad_keys():
     fitted = BLUPPCA(1, ["group_0"]).fit(TRAIN)
     with pytest.raises(ValueError, match=r"of the type that was fitted, int64\. Received: group_0"):
         fitted.transform({**TEST, "group_0": TEST["group_0"].astype(str)})
+
+
+class TestDensity:
+    """The linear methods' log density is exact: that of a Gaussian with a factor covariance."""
+
+    def test_equals_the_dense_gaussian(self):
+        fitted = PCABaseline(2).fit(TRAIN)
+        covariance = fitted.density_.loadings @ fitted.density_.loadings.T
+        covariance += np.diag(fitted.density_.noise_variance)
+        dense = multivariate_normal(TRAIN["x"].astype(np.float64).mean(axis=0), covariance)
+        np.testing.assert_allclose(
+            fitted.log_likelihood(TEST), dense.logpdf(TEST["x"].astype(np.float64)), rtol=1e-8
+        )
+
+    def test_extra_variance_is_added_to_the_noise(self):
+        fitted = PCABaseline(2).fit(TRAIN)
+        residual = TEST["x"][:5] - fitted.pca_.mean_
+        extra = np.random.default_rng(1).uniform(0.1, 2.0, residual.shape)
+        density = fitted.density_.log_density(residual, extra)
+        for i in range(5):
+            covariance = fitted.density_.loadings @ fitted.density_.loadings.T
+            covariance += np.diag(fitted.density_.noise_variance + extra[i])
+            expected = multivariate_normal(np.zeros(12), covariance).logpdf(residual[i])
+            np.testing.assert_allclose(density[i], expected, rtol=1e-8)
+
+    def test_recovers_a_factor_model(self):
+        """Rows drawn from the model: the fitted density is near the true one's, out of sample."""
+        rng = np.random.default_rng(3)
+        loadings = rng.normal(size=(8, 2))
+        covariance = loadings @ loadings.T + 0.5 * np.eye(8)
+        x = rng.multivariate_normal(np.zeros(8), covariance, size=6000)
+        fitted = PCABaseline(2).fit({"x": x[:5000]})
+        truth = multivariate_normal(np.zeros(8), covariance).logpdf(x[5000:]).mean()
+        assert truth - 0.02 < fitted.log_likelihood({"x": x[5000:]}).mean() < truth + 0.02
+
+    def test_groups_raise_the_likelihood(self):
+        ignoring = PCABaseline(2).fit(TRAIN).log_likelihood(TEST).mean()
+        assert BLUPPCA(2, GROUPS).fit(TRAIN).log_likelihood(TEST).mean() > ignoring + 1.0

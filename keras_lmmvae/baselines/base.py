@@ -17,7 +17,8 @@ FloatArray = npt.NDArray[np.float64]
 class Baseline(BaseEstimator, ABC):  # type: ignore[misc]
     """A method of dimensionality reduction on data dicts: `x`, `(n, p)`, and effect columns.
 
-    `__init__` only stores; arguments are checked by `fit`; what is learned ends in `_`.
+    `__init__` only stores; arguments are checked by `fit`; what is learned ends in `_`. Every
+    method is a model of the rows given the training rows, so that `log_likelihood` compares them.
 
     Attributes:
         method: Str, the name in tables of results.
@@ -37,6 +38,16 @@ class Baseline(BaseEstimator, ABC):  # type: ignore[misc]
     @abstractmethod
     def reconstruct(self, data: Data) -> FloatArray:
         """Returns the reconstruction of `x`, `(n, p)`, in its units."""
+
+    @abstractmethod
+    def log_likelihood(self, data: Data, num_samples: int = 0) -> FloatArray:
+        """Returns a lower bound of each row's log density given the training rows, `(n,)`, nats.
+
+        Args:
+            data: Dict with `x`, `(n, p)`, and the columns that were fitted.
+            num_samples: 0: the evidence bound. Positive: the tighter importance-weighted bound
+                with that many draws. Linear methods return the exact density either way.
+        """
 
     def _fit_features(self, data: Data, latent_dim: int) -> FloatArray:
         """Returns the checked features for `fit`, having checked `latent_dim` against them."""

@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
 from keras_lmmvae.baselines.base import Baseline, Data, FloatArray
+from keras_lmmvae.baselines.factor_density import FactorDensity
 from keras_lmmvae.baselines.variance_components import variance_components
 from keras_lmmvae.simulation.blup import EffectBlock, blup, level_design
 
@@ -97,6 +98,7 @@ class BLUPPCA(Baseline):
         }
         residual = x - self._population_and_groups(data, len(x))
         self.pca_ = PCA(self.latent_dim, random_state=self.seed).fit(residual)
+        self.density_ = FactorDensity(self.pca_, residual - self.pca_.mean_)
         return self
 
     def transform(self, data: Data) -> FloatArray:
@@ -112,6 +114,14 @@ class BLUPPCA(Baseline):
         latent = self.transform(data)
         reconstruction: FloatArray = self.pca_.inverse_transform(latent)
         return reconstruction + self._population_and_groups(data, len(latent))
+
+    def log_likelihood(self, data: Data, num_samples: int = 0) -> FloatArray:
+        """Returns the rows' log densities given the group effects, float64 `(n,)`."""
+        del num_samples
+        check_is_fitted(self)
+        x = self._known_features(data)
+        residual = x - self._population_and_groups(data, len(x)) - self.pca_.mean_
+        return self.density_.log_density(residual)
 
     def _population_and_groups(self, data: Data, n: int) -> FloatArray:
         """Returns mean + sum of the rows' group effects, `(n, p)`."""

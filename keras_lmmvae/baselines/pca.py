@@ -6,6 +6,7 @@ from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
 from keras_lmmvae.baselines.base import Baseline, Data, FloatArray
+from keras_lmmvae.baselines.factor_density import FactorDensity
 
 __all__ = ["PCABaseline"]
 
@@ -44,6 +45,7 @@ class PCABaseline(Baseline):
         """Fits the components to `data["x"]`, float `(n, p)`, and returns the baseline."""
         x = self._fit_features(data, self.latent_dim)
         self.pca_ = PCA(self.latent_dim, random_state=self.seed).fit(x)
+        self.density_ = FactorDensity(self.pca_, x - self.pca_.mean_)
         return self
 
     def transform(self, data: Data) -> FloatArray:
@@ -56,3 +58,9 @@ class PCABaseline(Baseline):
         """Returns mean + u @ components, float64 `(n, p)`."""
         reconstruction: FloatArray = self.pca_.inverse_transform(self.transform(data))
         return reconstruction
+
+    def log_likelihood(self, data: Data, num_samples: int = 0) -> FloatArray:
+        """Returns the rows' exact log densities under probabilistic PCA, float64 `(n,)`."""
+        del num_samples
+        check_is_fitted(self)
+        return self.density_.log_density(self._known_features(data) - self.pca_.mean_)

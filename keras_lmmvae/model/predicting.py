@@ -9,13 +9,17 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from keras_lmmvae.model.elbo import gaussian_log_likelihood, latent_kl
+from keras_lmmvae.model.bounds import importance_bound, plain_bound
+from keras_lmmvae.model.elbo import gaussian_log_likelihood
 from keras_lmmvae.model.part import ModelPart
 from keras_lmmvae.model.rows import FEATURES, Rows, batches_of
 from keras_lmmvae.validation import check_positive
 
-__all__ = ["Predicting", "Prediction", "importance_bound", "sigma_point_mean"]
+__all__ = ["Predicting", "Prediction"]
+
+tfd = tfp.distributions
 
 
 @dataclass(frozen=True)
@@ -166,11 +170,12 @@ class Predicting(ModelPart):
                 error = rows[FEATURES] - self.decode_standard(latent) - contribution
                 return gaussian_log_likelihood(error, variance, observed)
 
+            posterior, prior = tfd.Normal(mean, tf.exp(0.5 * log_var)), tfd.Normal(0.0, 1.0)
             if num_samples:
                 seed = 0 if self.seed is None else self.seed
-                bound = importance_bound(density, mean, log_var, num_samples, seed)
+                bound = importance_bound(density, posterior, prior, num_samples, seed)
             else:
-                bound = sigma_point_mean(density, mean, log_var) - latent_kl(mean, log_var)
+                bound = plain_bound(density, posterior, prior)
             return (bound - self._log_units(observed),)
 
         return self._over_batches(data, batch)[0]
@@ -184,45 +189,3 @@ class Predicting(ModelPart):
             np.concatenate([keras.ops.convert_to_numpy(value) for value in values])
             for values in zip(*results, strict=True)
         ]
-
-
-def sigma_point_mean(
-    density: Callable[[tf.Tensor], tf.Tensor], mean: tf.Tensor, log_var: tf.Tensor
-) -> tf.Tensor:
-    """Mean of a function over Normal(mean, exp(log_var)), exact for polynomials of degree 3.
-
-    Points `mean` and `mean +- sqrt(3) sd` along every axis, with weights `1 - d / 3` and `1 / 6`.
-
-    Args:
-        density: Function of latents `(b, d)` with values `(b,)`.
-        mean: Float tensor `(b, d)`.
-        log_var: Float tensor `(b, d)`.
-
-    References:
-        - Julier, S. & Uhlmann, J. (2004), Unscented filtering and nonlinear estimation.
-    """
-    size = mean.shape[-1]
-    total = (1.0 - size / 3.0) * density(mean)
-    step = tf.sqrt(3.0) * tf.exp(0.5 * log_var)
-    for axis in range(size):
-        move = step * tf.one_hot(axis, size)
-        total += (density(mean + move) + density(mean - move)) / 6.0
-    return total
-
-
-def importance_bound(
-    density: Callable[[tf.Tensor], tf.Tensor],
-    mean: tf.Tensor,
-    log_var: tf.Tensor,
-    num_samples: int,
-    seed: int,
-) -> tf.Tensor:
-    """`log mean_s p(x | u_s) p(u_s) / q(u_s)` with `u_s` drawn from q, `(b,)`."""
-    weights = []
-    for number in range(num_samples):
-        noise = tf.random.stateless_normal(tf.shape(mean), (seed, number))
-        latent = mean + tf.exp(0.5 * log_var) * noise
-        prior = -0.5 * tf.reduce_sum(tf.square(latent), axis=-1)
-        proposal = -0.5 * tf.reduce_sum(tf.square(noise) + log_var, axis=-1)
-        weights.append(density(latent) + prior - proposal)
-    return tf.reduce_logsumexp(tf.stack(weights), axis=0) - tf.math.log(float(num_samples))
