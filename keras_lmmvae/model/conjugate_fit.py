@@ -109,11 +109,12 @@ class ConjugateFit(EffectsFit):
         return total * self.model.inflation.value[0]
 
     def term_variance(
-        self, term: RandomEffect, codes: tf.Tensor, basis: tf.Tensor | None
+        self, term: RandomEffect, codes: tf.Tensor, basis: tf.Tensor | None, *, marginal: bool
     ) -> tf.Tensor:
         noise = self.model.effects_noise_variance()
         variance = term.posterior.contribution_variance(codes, basis, noise, folds=False)
-        return variance * self.model.inflation.value[1]
+        own = term.posterior.variance_inflation.value
+        return variance * (own if marginal else self.model.inflation.value[1])
 
     # Around the steps -------------------------------------------------------------------------
 

@@ -92,19 +92,28 @@ class EffectsFit(ABC):
             total += self.row_variance(term, rows)
         return total
 
-    def row_variance(self, term: RandomEffect, rows: Rows) -> tf.Tensor:
-        """Posterior variance of one term's contribution, `(b, p)`."""
+    def row_variance(self, term: RandomEffect, rows: Rows, *, marginal: bool = False) -> tf.Tensor:
+        """Posterior variance of one term's contribution, `(b, p)`.
+
+        Args:
+            term: The term.
+            rows: Encoded rows.
+            marginal: Whether it is the term's own, the other terms not known either. Otherwise
+                a share of the variance of all terms together: terms that share rows cancel each
+                other's errors.
+        """
         encoded = rows[EFFECTS][term.label]
         basis, codes = term.basis_of(encoded), encoded["codes"]
         prior = term.posterior.prior_contribution_variance(basis, tf.shape(codes)[0])
-        seen = self.term_variance(term, codes, basis) + term.unmodelled_variance(codes, basis)
+        seen = self.term_variance(term, codes, basis, marginal=marginal)
+        seen += term.unmodelled_variance(codes, basis)
         return tf.where((codes == UNKNOWN_CODE)[:, None], prior, seen)
 
     def term_variance(
-        self, term: RandomEffect, codes: tf.Tensor, basis: tf.Tensor | None
+        self, term: RandomEffect, codes: tf.Tensor, basis: tf.Tensor | None, *, marginal: bool
     ) -> tf.Tensor:
-        """Posterior variance of a known level's contribution, `(b, p)`."""
-        del term, basis
+        """Posterior variance of a known level's contribution, `(b, p)`; see `row_variance`."""
+        del term, basis, marginal
         return tf.zeros((tf.shape(codes)[0], self.model.num_features))
 
     def update_noise(self, rows: Rows, squares: tf.Tensor) -> None:

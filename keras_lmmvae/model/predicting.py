@@ -126,13 +126,14 @@ class Predicting(ModelPart):
 
         Returns:
             mean: Float array `(n, p)`, in the features' units.
-            standard_deviation: Float array `(n, p)`; zeros for an amortized posterior.
+            standard_deviation: Float array `(n, p)`, of this term by itself, the others unknown
+                too; zeros for an amortized posterior.
         """
         term = self.find_term(name)
 
         def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
             mean = self.effects_fit.term_contribution(term, rows)
-            variance = self.effects_fit.row_variance(term, rows)
+            variance = self.effects_fit.row_variance(term, rows, marginal=True)
             return mean * self.feature_scale, tf.sqrt(variance) * self.feature_scale
 
         mean, deviation = self._over_batches(data, batch)
