@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from keras_lmmvae.benchmark.summary import TABLE, ordered_methods, pivot
+from keras_lmmvae.benchmark.summary import TABLE, Frame, ordered_methods, pivot
 
 __all__ = ["draw_figures"]
 
 _MARKERS = "osD^vP*XpdH<>"
 
 
-def draw_figures(name: str, frame: pd.DataFrame, folder: Path) -> list[Path]:
+def draw_figures(name: str, frame: Frame, folder: Path) -> list[Path]:
     """Draws the results of a suite.
 
     Args:
@@ -45,7 +44,7 @@ def draw_figures(name: str, frame: pd.DataFrame, folder: Path) -> list[Path]:
     return [_dots(relative, label, folder / f"{name}.png", log=True)]
 
 
-def _dots(values: pd.DataFrame, label: str, path: Path, log: bool) -> Path:
+def _dots(values: Frame, label: str, path: Path, log: bool) -> Path:
     """A line of dots for every table, a colour and marker for every method."""
     from matplotlib import pyplot
 
@@ -72,7 +71,7 @@ def _dots(values: pd.DataFrame, label: str, path: Path, log: bool) -> Path:
     return path
 
 
-def _cost(frame: pd.DataFrame, regret: pd.DataFrame, path: Path) -> Path:
+def _cost(frame: Frame, regret: Frame, path: Path) -> Path:
     """Median regret of the methods against the median time of a fit."""
     from matplotlib import pyplot
 

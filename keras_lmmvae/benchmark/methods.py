@@ -103,9 +103,13 @@ _NEEDS_GROUPS = {"pca-ohe", "vae-ohe", "vae-embed", "cvae", "blup-pca", "blup-va
 def applies(method: str, table: Table) -> bool:
     """Whether a method can be fitted to a table: VRAE needs subjects, SVGPVAE a kernel.
 
+    "raw", the features as they are, is a method of classification only.
+
     Raises:
         ValueError: If there is no such method.
     """
+    if method == "raw":
+        return True
     if method not in METHODS:
         raise ValueError(
             f"There is no method '{method}', expected one of {list(METHODS)}. "
@@ -124,7 +128,7 @@ def training_of(method: str, training: Training) -> Training | None:
     The amortized model runs at the paper's settings. SVGPVAE's closed form needs batches that are
     large beside its inducing points; a VRAE's batches are of whole sequences.
     """
-    if method in ("pca", "pca-ohe", "blup-pca"):
+    if method in ("raw", "pca", "pca-ohe", "blup-pca"):
         return None
     if method == "lmmvae-amortized":
         epochs = training.amortized_epochs

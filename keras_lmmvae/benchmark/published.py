@@ -8,7 +8,7 @@ from importlib import resources
 import pandas as pd
 
 from keras_lmmvae.benchmark.simulated import paper_full
-from keras_lmmvae.benchmark.summary import TABLE
+from keras_lmmvae.benchmark.summary import TABLE, Frame
 
 __all__ = ["PUBLISHED_NAMES", "load_published", "published_comparison"]
 
@@ -27,7 +27,7 @@ PUBLISHED_NAMES = {
 
 
 @lru_cache(maxsize=1)
-def load_published() -> pd.DataFrame:
+def load_published() -> Frame:
     """Mean and standard error of every cell of the paper's tables.
 
     References:
@@ -39,7 +39,7 @@ def load_published() -> pd.DataFrame:
         return pd.read_csv(file)
 
 
-def published_comparison(frame: pd.DataFrame) -> pd.DataFrame:
+def published_comparison(frame: Frame) -> Frame:
     """Our excess over the noise floor and the published one, for the cells that both have.
 
     The simulations' noise variance is 1, with 100 features: the floor is 1 - d / 100.

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from keras_lmmvae.benchmark.published import published_comparison
 from keras_lmmvae.benchmark.suites import Suite
 from keras_lmmvae.benchmark.summary import (
     TABLE,
+    Frame,
     ordered_methods,
     pivot,
     regret_ratios,
@@ -19,10 +18,10 @@ from keras_lmmvae.benchmark.summary import (
 
 __all__ = ["markdown_table", "write_report"]
 
-Section = Callable[[pd.DataFrame], list[str]]
+Section = Callable[[Frame], list[str]]
 
 
-def write_report(suite: Suite, frame: pd.DataFrame, path: Path) -> None:
+def write_report(suite: Suite, frame: Frame, path: Path) -> None:
     """Writes the tables of a suite's results.
 
     Args:
@@ -38,7 +37,7 @@ def write_report(suite: Suite, frame: pd.DataFrame, path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _sections(suite: Suite, frame: pd.DataFrame) -> list[Section]:
+def _sections(suite: Suite, frame: Frame) -> list[Section]:
     if suite.measure == "classification":
         return [_classification]
     simulated = "oracle" in frame and frame["oracle"].notna().any()
@@ -59,12 +58,12 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def _errors(frame: pd.DataFrame) -> list[str]:
+def _errors(frame: Frame) -> list[str]:
     """Test MSE of all methods; bold: the best, and those within one standard error of it."""
     mean, error = pivot(frame, "mse")
     bold = within_one_error(frame)
     simulated = "oracle" in frame and frame["oracle"].notna().any()
-    oracle = frame.groupby(TABLE, sort=False)["oracle"].mean() if simulated else None
+    oracle: Frame = frame.groupby(TABLE, sort=False)["oracle"].mean() if simulated else None
     rows = []
     for table, values in mean.iterrows():
         cells = [
@@ -77,7 +76,7 @@ def _errors(frame: pd.DataFrame) -> list[str]:
     return ["## Test MSE", "", note, "", *markdown_table(header, rows)]
 
 
-def _regrets(frame: pd.DataFrame) -> list[str]:
+def _regrets(frame: Frame) -> list[str]:
     """LMMVAE against the oracle and against the amortized posterior."""
     ratios = regret_ratios(frame)
     rows = [
@@ -95,7 +94,7 @@ def _regrets(frame: pd.DataFrame) -> list[str]:
     return ["## Regret of LMMVAE", "", summary, "", *markdown_table(header, rows)]
 
 
-def _published(frame: pd.DataFrame) -> list[str]:
+def _published(frame: Frame) -> list[str]:
     """Our excess over the noise floor beside the published one."""
     rows = published_comparison(frame)
     if rows.empty:
@@ -108,7 +107,7 @@ def _published(frame: pd.DataFrame) -> list[str]:
     return ["## Beside the published numbers", "", *markdown_table(header, lines)]
 
 
-def _recovery(frame: pd.DataFrame) -> list[str]:
+def _recovery(frame: Frame) -> list[str]:
     """What the methods found of the truth."""
     measures = ["effects_correlation", "coverage", "variance_error", "latent_correlation"]
     lmmvae = frame[frame["method"] == "lmmvae"].groupby(TABLE, sort=False)[measures].mean()
@@ -128,7 +127,7 @@ def _recovery(frame: pd.DataFrame) -> list[str]:
     return ["## Recovery of the truth", "", *markdown_table(header, rows)]
 
 
-def _likelihood(frame: pd.DataFrame) -> list[str]:
+def _likelihood(frame: Frame) -> list[str]:
     """Negative log-likelihood: bound, and importance-weighted bound."""
     lines = ["## Negative log-likelihood, nats per row"]
     for column, name in (
@@ -145,7 +144,7 @@ def _likelihood(frame: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _cost(frame: pd.DataFrame) -> list[str]:
+def _cost(frame: Frame) -> list[str]:
     """Seconds of a fit and peak memory, medians over tables and seeds."""
     cells = frame.groupby("method", sort=False)[["seconds", "cpu_seconds", "peak_mb"]].median()
     rows = [
@@ -156,7 +155,7 @@ def _cost(frame: pd.DataFrame) -> list[str]:
     return ["## Cost (medians)", "", *markdown_table(header, rows)]
 
 
-def _classification(frame: pd.DataFrame) -> list[str]:
+def _classification(frame: Frame) -> list[str]:
     """Accuracy by classifier."""
     lines = ["## Accuracy on held-out groups"]
     for classifier, part in frame.groupby("classifier", sort=False):

@@ -10,6 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import keras
+
+from keras_lmmvae.benchmark.classification import measure_classification
+from keras_lmmvae.benchmark.measure import measure_reconstruction, versions
 from keras_lmmvae.benchmark.methods import settings_of
 from keras_lmmvae.benchmark.results import Results
 from keras_lmmvae.benchmark.suites import Cell, Suite, find_suite
@@ -17,7 +21,7 @@ from keras_lmmvae.validation import received
 
 __all__ = ["Outcome", "pick_cells", "run_suite"]
 
-Listener = Callable[[Cell, "Outcome"], None]
+Listener = Callable[[Cell, "Outcome | None"], None]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Outcome:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
+
+
+_MEASURES = {"reconstruction": measure_reconstruction, "classification": measure_classification}
 
 
 def pick_cells(
@@ -91,7 +98,7 @@ def run_suite(
         folder: Where `SUITE.csv` lies or will lie.
         cells: Cells of the suite, from `pick_cells`.
         jobs: Processes. With more than one, each gets its share of the processors.
-        on_cell: Called with each cell that is done, and its outcome.
+        on_cell: Called with each cell that is done, and its outcome; `None`: it was there.
 
     Returns:
         The results, those of earlier runs included.
@@ -99,6 +106,9 @@ def run_suite(
     results = Results(folder / f"{suite.name}.csv")
     settings = {cell.method: settings_of(cell.method, suite.training) for cell in cells}
     todo = [cell for cell in cells if not results.has(cell, settings[cell.method])]
+    for cell in cells:
+        if on_cell is not None and cell not in todo:
+            on_cell(cell, None)
     for cell, outcome in _outcomes(suite, todo, jobs):
         if outcome.rows:
             labels = {"suite": suite.name, "settings": settings[cell.method]}
@@ -145,15 +155,10 @@ def _limit_threads(threads: int) -> None:
 
 def _run(suite: Suite, cell: Cell) -> Outcome:
     """Measures a cell; an error is caught here, for a long run must not end with one cell."""
-    import keras
-
-    from keras_lmmvae.benchmark.measure import measure_reconstruction, versions
-
     keras.backend.clear_session(free_memory=True)
+    measure = _MEASURES[suite.measure]
     try:
-        rows = measure_reconstruction(
-            cell.table, cell.latent_dim, cell.method, cell.seed, suite.training
-        )
+        rows = measure(cell.table, cell.latent_dim, cell.method, cell.seed, suite.training)
     except Exception as error:  # noqa: BLE001
         return Outcome(error=f"{type(error).__name__}: {error}")
     return Outcome([{**row, "versions": versions()} for row in rows])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from keras_lmmvae.benchmark import real, simulated
+from keras_lmmvae.benchmark.classification import RAW
 from keras_lmmvae.benchmark.methods import METHODS, applies
 from keras_lmmvae.benchmark.settings import Training
 from keras_lmmvae.benchmark.table import Table
@@ -97,6 +98,7 @@ SUITES: dict[str, Suite] = {
             "Labels of held-out groups, told from the latents",
             real.labelled,
             Training(hidden_units=(200, 100), epochs=25, kl_weight=0.1, amortized_epochs=60),
+            methods=(RAW, *METHODS),
             latent_dims=(5,),
             seeds=(0, 1, 2),
             measure="classification",

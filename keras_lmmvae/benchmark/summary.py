@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from keras_lmmvae.benchmark.methods import METHODS
 
-__all__ = ["best_count", "ordered_methods", "pivot", "regret_ratios", "within_one_error"]
+__all__ = ["Frame", "best_count", "ordered_methods", "pivot", "regret_ratios", "within_one_error"]
+
+Frame = Any
+"""A `pandas.DataFrame` or `Series`: their types know no tuples as labels."""
 
 TABLE = ["dataset", "split", "d"]
 
 
-def ordered_methods(frame: pd.DataFrame) -> list[str]:
+def ordered_methods(frame: Frame) -> list[str]:
     """Methods of the results in the order of `METHODS`, others after them."""
     present = list(dict.fromkeys(frame["method"]))
     return [m for m in METHODS if m in present] + [m for m in present if m not in METHODS]
 
 
-def pivot(frame: pd.DataFrame, value: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+def pivot(frame: Frame, value: str) -> tuple[Frame, Frame]:
     """Means over seeds and their standard errors, tables x methods.
 
     Args:
@@ -37,7 +42,7 @@ def pivot(frame: pd.DataFrame, value: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return mean.reindex(order), error.reindex(order)
 
 
-def within_one_error(frame: pd.DataFrame, value: str = "mse") -> pd.DataFrame:
+def within_one_error(frame: Frame, value: str = "mse") -> Frame:
     """Which methods have the lowest mean of their table, or lie within a standard error of it.
 
     The error is that of the method's difference to the best, seed by seed: all methods of a seed
@@ -63,12 +68,12 @@ def within_one_error(frame: pd.DataFrame, value: str = "mse") -> pd.DataFrame:
     return found
 
 
-def best_count(frame: pd.DataFrame, method: str) -> pd.Series:
+def best_count(frame: Frame, method: str) -> Frame:
     """In which data sets a method is best, or within one error of it, in every table."""
     return within_one_error(frame)[method].groupby("dataset", sort=False).all()
 
 
-def regret_ratios(frame: pd.DataFrame) -> pd.DataFrame:
+def regret_ratios(frame: Frame) -> Frame:
     """Regret of LMMVAE beside that of the amortized posterior, table by table.
 
     Args:
