@@ -62,14 +62,10 @@ def paper_full() -> list[Table]:
 
 
 def tiny() -> list[Table]:
-    """A table of each structure with 1,500 rows and 10 features."""
-    small: dict[str, Any] = {"num_features": 10}
-    return [
-        _categorical("categorical", 1500, (10, 30), 1.0, **small),
-        *_longitudinal("longitudinal", 1500, 30, (1.0, 1.0, 1.0), **small),
-        *_spatial("spatial", 1500, 60, 1.0, 0.3, **small),
-        _spatial_categorical("spatial-categorical", 1500, 60, 1.0, **small),
-    ]
+    """A table of each structure and split, with 1,500 rows and 10 features."""
+    _, future = _longitudinal("longitudinal", 1500, 100, (1.0, 1.0, 1.0), num_features=10)
+    _, unseen = _spatial("spatial", 1500, 100, 1.0, 0.3, num_features=10)
+    return [_categorical("categorical", 1500, (10, 30), 1.0, num_features=10), future, unseen]
 
 
 def _simulated(simulate: Callable[..., Simulation], latent_dim: int, seed: int) -> Source:
@@ -138,9 +134,7 @@ def _spatial(
     return [rows, replace(rows, split="groups", split_on="location")]
 
 
-def _spatial_categorical(
-    name: str, n: int, locations: int, variance: float, **settings: Any
-) -> Table:
+def _spatial_categorical(name: str, n: int, locations: int, variance: float) -> Table:
     return Table(
         name,
         _loader(
@@ -152,7 +146,6 @@ def _spatial_categorical(
             cardinalities=(locations // 2,),
             effect_variances=(variance,),
             order="crossed",
-            **settings,
         ),
         lambda: [SpatialEffect(PLACE), RandomIntercept("group_0")],
         groups=("location", "group_0"),
