@@ -1,4 +1,4 @@
-"""Batting seasons of professional baseball players, 1877-2007: many short careers."""
+"""Batting seasons of professional baseball players, 1877-2007: one career each."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ BASEBALL_FEATURES = (
 
 
 def load_baseball() -> pd.DataFrame:
-    """Loads 17,829 seasons of 1,196 baseball players, each with at least 15 seasons in the source.
+    """Loads 17,829 seasons of 1,196 baseball players with long careers.
 
     One row per player and year: the counts of all teams that the player batted for in that year,
     added up and logged. The 13 `BASEBALL_FEATURES`, each log(1 + count): games g, at bats ab,

