@@ -2,6 +2,9 @@
 
 from keras_lmmvae.baselines.base import Baseline
 from keras_lmmvae.baselines.blup_pca import BLUPPCA
+from keras_lmmvae.baselines.blup_vae import BLUPVAE
+from keras_lmmvae.baselines.group_means import GroupMeans
 from keras_lmmvae.baselines.pca import PCABaseline
+from keras_lmmvae.baselines.vae import VAEBaseline
 
-__all__ = ["BLUPPCA", "Baseline", "PCABaseline"]
+__all__ = ["BLUPPCA", "BLUPVAE", "Baseline", "GroupMeans", "PCABaseline", "VAEBaseline"]

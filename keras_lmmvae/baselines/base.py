@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,13 @@ class Baseline(BaseEstimator, ABC):  # type: ignore[misc]
     method is a model of the rows given the training rows, so that `log_likelihood` compares them.
 
     Attributes:
-        method: Str, the name in tables of results.
         n_features_in_: Int, number of features `p` seen by `fit`.
     """
 
-    method: ClassVar[str]
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """The name in tables of results; it may depend on the arguments."""
 
     @abstractmethod
     def fit(self, data: Data) -> Self:

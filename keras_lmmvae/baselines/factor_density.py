@@ -17,11 +17,13 @@ class FactorDensity:
 
     The loadings are those of probabilistic PCA, components times
     sqrt(explained variance - mean of the variances left out); the noise of a feature is the rest
-    of its variance.
+    of its variance. Components of more columns than the features (one-hot groups) are those of
+    a model of all columns, of which this is the density of the features alone.
 
     Args:
-        pca: Fitted principal components.
-        residual: Float64 array `(n, p)`, the rows they were fitted to.
+        pca: Fitted principal components of `p` features and any further columns behind them.
+        residual: Float64 array `(n, p)`, the features they were fitted to.
+        other_variance: Float, sum of the variances of the further columns. Defaults to 0.
 
     Attributes:
         loadings: Float64 array `(p, d)`.
@@ -31,13 +33,13 @@ class FactorDensity:
         - Tipping & Bishop (1999), Probabilistic principal component analysis, eq. (7) and (8).
     """
 
-    def __init__(self, pca: PCA, residual: FloatArray) -> None:
+    def __init__(self, pca: PCA, residual: FloatArray, other_variance: float = 0.0) -> None:
         variance = residual.var(axis=0, ddof=1)
-        num_left_out = len(variance) - pca.n_components_
-        left_out = variance.sum() - pca.explained_variance_.sum()
+        num_left_out = pca.n_features_in_ - pca.n_components_
+        left_out = variance.sum() + other_variance - pca.explained_variance_.sum()
         isotropic = max(left_out / num_left_out, 0.0) if num_left_out else 0.0
         scale = np.sqrt(np.maximum(pca.explained_variance_ - isotropic, 0.0))
-        self.loadings = pca.components_.T * scale
+        self.loadings = pca.components_[:, : len(variance)].T * scale
         floor = np.maximum(NOISE_FLOOR * variance, np.finfo(np.float64).tiny ** 0.5)
         self.noise_variance = np.maximum(variance - np.square(self.loadings).sum(axis=1), floor)
 

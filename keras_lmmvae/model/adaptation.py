@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lmmvae.model.networks import EffectsEncoder, LatentDecoder, LatentEncoder, dense_stack
+from keras_lmmvae.model.networks import (
+    EffectsEncoder,
+    LatentDecoder,
+    LatentEncoder,
+    dense_stack,
+    layer_seeds,
+)
 from keras_lmmvae.model.part import ModelPart
 from keras_lmmvae.model.rows import (
     FEATURES,
@@ -140,7 +145,7 @@ class Adaptation(ModelPart):
 
     def _make_networks(self) -> None:
         features, policy = (None, self.num_features), self.dtype_policy
-        seeds = _layer_seeds(self.seed)
+        seeds = layer_seeds(self.seed)
         trunk = self.given_encoder or dense_stack(
             self.hidden_units, self.activation, "encoder_trunk", policy, next(seeds)
         )
@@ -242,8 +247,3 @@ def _check_rows_observed(x: np.ndarray) -> None:
             "Every row needs at least one observed cell: drop rows of 'x' that are all NaN. "
             + received(rows=len(empty), first=int(empty[0]))
         )
-
-
-def _layer_seeds(seed: int | None) -> Iterator[int | None]:
-    """Seeds of the networks' parts, far enough apart for one a layer."""
-    return iter([None if seed is None else 1000 * seed + 100 * part for part in range(10)])

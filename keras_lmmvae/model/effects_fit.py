@@ -16,13 +16,14 @@ from keras_lmmvae.model.rows import EFFECTS, Rows, cell_weights
 if TYPE_CHECKING:
     from keras_lmmvae.model.lmmvae import LMMVAE
 
-__all__ = ["NOISE_VARIANCE_FLOOR", "EffectsFit", "TrainingEffects"]
+__all__ = ["NOISE_MOMENTUM", "NOISE_VARIANCE_FLOOR", "EffectsFit", "TrainingEffects"]
 
 NOISE_VARIANCE_FLOOR = 1e-5
 """Of the variance of a standardised feature: a feature that its groups explain fully would
 otherwise drive the noise variance, and with it every posterior variance, to zero."""
 
-_NOISE_MOMENTUM = 0.95
+NOISE_MOMENTUM = 0.95
+"""Of the running mean of squared errors, a training step."""
 
 
 @dataclass(frozen=True)
@@ -129,5 +130,5 @@ class EffectsFit(ABC):
             total = tf.reduce_sum(weights, axis=0)
             mean = tf.math.divide_no_nan(tf.reduce_sum(weights * squares, axis=0), total)
             mean = tf.where(total > 0.0, mean, noise)
-        updated = _NOISE_MOMENTUM * noise + (1.0 - _NOISE_MOMENTUM) * mean
+        updated = NOISE_MOMENTUM * noise + (1.0 - NOISE_MOMENTUM) * mean
         self.model.noise_variance.assign(tf.maximum(updated, NOISE_VARIANCE_FLOOR))

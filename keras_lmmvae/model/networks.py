@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-__all__ = ["EffectsEncoder", "LatentDecoder", "LatentEncoder", "dense_stack"]
+__all__ = ["EffectsEncoder", "LatentDecoder", "LatentEncoder", "dense_stack", "layer_seeds"]
 
 # exp of these bounds: no posterior variance that float32 arithmetic cannot tell from 0 or infinity.
 _LOG_VAR_BOUNDS = (-14.0, 6.0)
@@ -16,6 +16,11 @@ _LOG_VAR_BOUNDS = (-14.0, 6.0)
 
 def _kernel_initializer(seed: int | None, number: int = 0) -> keras.initializers.Initializer:
     return keras.initializers.GlorotUniform(seed=None if seed is None else seed + number)
+
+
+def layer_seeds(seed: int | None) -> Iterator[int | None]:
+    """Seeds of a model's networks and heads, far enough apart for one a layer."""
+    return iter([None if seed is None else 1000 * seed + 100 * part for part in range(10)])
 
 
 def dense_stack(

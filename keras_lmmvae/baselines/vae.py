@@ -1,0 +1,217 @@
+"""Variational autoencoders that ignore the groups, or read them as inputs."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Self, get_args
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from keras_lmmvae.baselines.base import Data, FloatArray
+from keras_lmmvae.baselines.conditional_vae import Coding, ConditionalVAE
+from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline
+from keras_lmmvae.baselines.levels import Levels, check_groups
+from keras_lmmvae.baselines.schedule import cosine_adam
+from keras_lmmvae.model.adaptation import FeatureMoments
+from keras_lmmvae.model.rows import shuffled_batches, take_rows
+from keras_lmmvae.validation import check_positive
+
+__all__ = ["VAEBaseline"]
+
+CHUNK = 16_384  # rows at once after training
+METHODS = {"ignore": "vae", "one-hot": "vae-ohe", "embedding": "vae-embed"}
+
+tfd = tfp.distributions
+
+
+class VAEBaseline(LatentVariableBaseline):
+    """Variational autoencoder; the groups are ignored, or inputs of the networks.
+
+        x[i] = f(u[i], c[i]) + e[i],  u[i] ~ Normal(0, I_d),  e[i] ~ Normal(0, diag(noise_variance))
+        q(u[i]) = Normal(encoder(x[i], c[i]))
+
+    - "vae": no c. It is `LMMVAE(latent_dim, ())`, trained by `cosine_adam`.
+    - "vae-ohe": the encoder reads the one-hot coded levels behind x, without ever making them: a
+      one-hot vector times the first layer's kernel is a row of it, which is gathered
+      (`OneHotDense`).
+    - "vae-embed": the encoder reads trained embeddings of the levels behind x.
+    - "cvae": the decoder reads them as well.
+
+    Features are standardised inside. Levels are those of the training rows; an unseen and a null
+    key are coded as zeros.
+
+    Args:
+        latent_dim: Positive int, `d`, at most the number of features.
+        groups: Names of the columns with the keys of factors, str or int keys. Defaults to ().
+        coding: "ignore", "one-hot" or "embedding". Defaults to "ignore".
+        condition_decoder: Whether the decoder reads the embeddings, too; needs
+            `coding="embedding"`. Defaults to False.
+        embedding_dim: Positive int, length of a factor's embedding. Defaults to 10.
+        hidden_units: Widths of the encoder's dense layers, mirrored in the decoder. Defaults to
+            (1000, 500).
+        activation: Activation of these layers. Defaults to "relu".
+        epochs: Positive int. Defaults to 25.
+        batch_size: Positive int. Defaults to 128.
+        learning_rate: Positive float, at the first step. Defaults to 2e-3.
+        kl_weight: Non-negative float, weight of KL(q(u) || p(u)). Defaults to 1.0.
+        seed: Optional int that fixes initial weights, order of the rows and draws.
+
+    Attributes:
+        model_: The fitted `ConditionalVAE`.
+        levels_: Dict of `pandas.Index`, the keys of each column's levels.
+        noise_variance_: Float64 array `(p,)`, in squared units of the features.
+        history_: Dict of the negative ELBO per row by epoch, in nats of standardised features.
+        n_features_in_: Int, number of features `p`.
+
+    Raises:
+        ValueError: In `fit`, if an argument is out of its range, `x` has missing cells or a
+            constant feature, or a column of `groups` is missing.
+
+    Example:
+        >>> rng = np.random.default_rng(1)
+        >>> data = {"x": rng.normal(size=(50, 4)), "store": rng.integers(0, 5, 50)}
+        >>> baseline = VAEBaseline(2, groups=["store"], coding="embedding", hidden_units=(8,),
+        ...                        epochs=1, seed=0)
+        >>> baseline.method, baseline.fit(data).reconstruct(data).shape
+        ('vae-embed', (50, 4))
+
+    References:
+        - Kingma & Welling (2014), Auto-encoding variational Bayes.
+        - Sohn, Lee & Yan (2015), Learning structured output representation using deep
+          conditional generative models.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        groups: Sequence[str] = (),
+        coding: Coding = "ignore",
+        condition_decoder: bool = False,
+        embedding_dim: int = 10,
+        hidden_units: Sequence[int] = (1000, 500),
+        activation: Any = "relu",
+        epochs: int = 25,
+        batch_size: int = 128,
+        learning_rate: float = 2e-3,
+        kl_weight: float = 1.0,
+        seed: int | None = None,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.groups = groups
+        self.coding = coding
+        self.condition_decoder = condition_decoder
+        self.embedding_dim = embedding_dim
+        self.hidden_units = hidden_units
+        self.activation = activation
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.kl_weight = kl_weight
+        self.seed = seed
+
+    @property
+    def method(self) -> str:
+        return "cvae" if self.condition_decoder else METHODS[self.coding]
+
+    def fit(self, data: Data) -> Self:
+        """Trains the networks on `data` and returns the baseline."""
+        x = self._fit_features(data, self.latent_dim)
+        self._check_settings()
+        moments = FeatureMoments()
+        moments.update_state(x)
+        self.feature_mean_, self.feature_scale_ = moments.result()
+        self.vocabulary_ = Levels(data, self._used_groups(), len(x))
+        self.levels_ = self.vocabulary_.keys
+        self.model_ = self._make_model()
+        rows = self._rows(data)
+        self.model_.compile(cosine_adam(self.learning_rate, len(x), self.batch_size, self.epochs))
+        batches = shuffled_batches(rows, self.batch_size, self.seed)
+        history = self.model_.fit(batches, epochs=self.epochs, shuffle=False, verbose=0)
+        self.history_ = history.history
+        noise = np.asarray(self.model_.noise_variance, np.float64)
+        self.noise_variance_ = noise * self.feature_scale_**2
+        return self
+
+    def _make_model(self) -> ConditionalVAE:
+        sizes = self.vocabulary_.sizes
+        return ConditionalVAE(
+            self.latent_dim,
+            self.n_features_in_,
+            num_levels=sum(sizes.values()),
+            num_groups=len(sizes),
+            coding=self.coding,
+            condition_decoder=self.condition_decoder,
+            embedding_dim=self.embedding_dim,
+            hidden_units=self.hidden_units,
+            activation=self.activation,
+            kl_weight=self.kl_weight,
+            seed=self.seed,
+        )
+
+    def _posterior(self, data: Data) -> tfp.distributions.Normal:
+        mean, log_var = _in_chunks(self.model_.posterior, self._rows(data))
+        return tfd.Normal(mean, tf.exp(0.5 * log_var))
+
+    def _decode(self, latent: tf.Tensor, data: Data) -> tf.Tensor:
+        def decode(rows: dict[str, tf.Tensor]) -> tf.Tensor:
+            standard = self.model_.decode(rows["latent"], rows)
+            return standard * self.feature_scale_ + self.feature_mean_
+
+        return _in_chunks(decode, {"latent": latent, **self._codes(data)})
+
+    def _error_variance(self, data: Data) -> FloatArray:
+        del data
+        return self.noise_variance_
+
+    def _used_groups(self) -> Sequence[str]:
+        return () if self.coding == "ignore" else self.groups
+
+    def _rows(self, data: Data) -> dict[str, tf.Tensor]:
+        """Returns standardised features and codes."""
+        standard = (self._known_features(data) - self.feature_mean_) / self.feature_scale_
+        return {"x": tf.constant(standard, tf.float32), **self._codes(data)}
+
+    def _codes(self, data: Data) -> dict[str, tf.Tensor]:
+        """Returns places among the levels of all factors, `(n, K)`, if the model reads them."""
+        if self.coding == "ignore":
+            return {}
+        columns = self.vocabulary_.codes(data, len(data["x"])).values()
+        starts = np.cumsum([0, *self.vocabulary_.sizes.values()])
+        places = [
+            np.where(codes >= 0, codes + start, codes)
+            for codes, start in zip(columns, starts, strict=False)
+        ]
+        return {"codes": tf.constant(np.stack(places, axis=1), tf.int32)}
+
+    def _check_settings(self) -> None:
+        """Raises a ValueError on an argument out of its range."""
+        if self.coding not in get_args(Coding):
+            raise ValueError(
+                f"`coding` must be one of {get_args(Coding)}. Received: coding={self.coding!r}"
+            )
+        check_groups(self.groups, minimum=int(self.coding != "ignore"))
+        if self.condition_decoder and self.coding != "embedding":
+            raise ValueError(
+                "A decoder that reads the groups needs `coding='embedding'`. "
+                f"Received: condition_decoder={self.condition_decoder!r}, coding={self.coding!r}"
+            )
+        if isinstance(self.hidden_units, int) or len(self.hidden_units) == 0:
+            raise ValueError(
+                "`hidden_units` must be a list of at least one width. "
+                f"Received: hidden_units={self.hidden_units!r}"
+            )
+        for units in self.hidden_units:
+            check_positive("hidden_units", units, integer=True, minimum=1)
+        for name in ("embedding_dim", "epochs", "batch_size"):
+            check_positive(name, getattr(self, name), integer=True, minimum=1)
+        check_positive("learning_rate", self.learning_rate)
+        if self.kl_weight != 0:
+            check_positive("kl_weight", self.kl_weight)
+
+
+def _in_chunks(function: Callable[[Any], Any], rows: dict[str, tf.Tensor]) -> Any:
+    """Returns a function of rows, computed on so many at a time that its memory is bounded."""
+    total = next(iter(rows.values())).shape[0]
+    parts = [function(take_rows(rows, i, i + CHUNK)) for i in range(0, total, CHUNK)]
+    return tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *parts)
