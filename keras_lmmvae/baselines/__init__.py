@@ -3,6 +3,7 @@
 from keras_lmmvae.baselines.base import Baseline
 from keras_lmmvae.baselines.blup_pca import BLUPPCA
 from keras_lmmvae.baselines.pca import PCABaseline
+from keras_lmmvae.baselines.svgpvae import SVGPVAEBaseline
 from keras_lmmvae.baselines.vrae import VRAEBaseline
 
-__all__ = ["BLUPPCA", "Baseline", "PCABaseline", "VRAEBaseline"]
+__all__ = ["BLUPPCA", "Baseline", "PCABaseline", "SVGPVAEBaseline", "VRAEBaseline"]
