@@ -5,6 +5,17 @@ from keras_lmmvae.baselines.blup_pca import BLUPPCA
 from keras_lmmvae.baselines.blup_vae import BLUPVAE
 from keras_lmmvae.baselines.group_means import GroupMeans
 from keras_lmmvae.baselines.pca import PCABaseline
+from keras_lmmvae.baselines.svgpvae import SVGPVAEBaseline
 from keras_lmmvae.baselines.vae import VAEBaseline
+from keras_lmmvae.baselines.vrae import VRAEBaseline
 
-__all__ = ["BLUPPCA", "BLUPVAE", "Baseline", "GroupMeans", "PCABaseline", "VAEBaseline"]
+__all__ = [
+    "BLUPPCA",
+    "BLUPVAE",
+    "Baseline",
+    "GroupMeans",
+    "PCABaseline",
+    "SVGPVAEBaseline",
+    "VAEBaseline",
+    "VRAEBaseline",
+]

@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 from sklearn.utils.validation import check_is_fitted
 
 from keras_lmmvae.baselines.base import Baseline, Data, FloatArray
-from keras_lmmvae.model.bounds import importance_bound, plain_bound
+from keras_lmmvae.model.bounds import Density, importance_bound, plain_bound
 from keras_lmmvae.model.elbo import gaussian_log_likelihood
 from keras_lmmvae.validation import check_positive
 
@@ -70,9 +70,17 @@ class LatentVariableBaseline(Baseline):
         def density(latent: tf.Tensor) -> tf.Tensor:
             return gaussian_log_likelihood(x - self._decode(latent, data), variance, None)
 
-        if num_samples:
-            seed = 0 if self.seed is None else self.seed
-            bound = importance_bound(density, posterior, prior, num_samples, seed)
-        else:
-            bound = plain_bound(density, posterior, prior)
-        return np.asarray(bound, np.float64)
+        return np.asarray(self._bound(density, posterior, prior, num_samples), np.float64)
+
+    def _bound(
+        self,
+        density: Density,
+        posterior: tfp.distributions.Normal,
+        prior: tfp.distributions.Normal,
+        num_samples: int,
+    ) -> tf.Tensor:
+        """Returns the plain bound, or the importance-weighted one if `num_samples` is positive."""
+        if not num_samples:
+            return plain_bound(density, posterior, prior)
+        seed = 0 if self.seed is None else self.seed
+        return importance_bound(density, posterior, prior, num_samples, seed)

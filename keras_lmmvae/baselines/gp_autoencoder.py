@@ -1,0 +1,113 @@
+"""Networks and kernel of the sparse Gaussian process autoencoder."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from sklearn.cluster import KMeans
+
+from keras_lmmvae.baselines.auxiliary_points import UNSEEN, AuxiliaryRows
+from keras_lmmvae.baselines.base import FloatArray
+from keras_lmmvae.baselines.sparse_gp import whitened_basis
+from keras_lmmvae.model.networks import LatentDecoder, LatentEncoder, dense_stack
+
+__all__ = ["GPAutoencoder", "initial_points"]
+
+_FIRST_LENGTH_SCALE = 0.5  # of standardised coordinates and times
+_FIRST_SUBJECT_SCALE = 0.5  # of subject vectors, whose kernel has length scale 1
+
+
+class GPAutoencoder(keras.layers.Layer):
+    """Encoder, decoder and everything trainable of the kernel, in standardised units.
+
+        k(a, a') = product over parts{ exp(-|a_part - a'_part|**2 / (2 length_scale_part**2)) }
+
+    The parts are the coordinates, the time and the vector of the subject (length scale 1).
+
+    Args:
+        latent_dim: Positive int, `d`.
+        num_features: Positive int, `p`.
+        hidden_units: Widths of the encoder's layers, mirrored in the decoder.
+        parts: Numbers of place columns that share a length scale.
+        subject_vectors: Initial vectors of the subjects, float array `(q, r)`; `(1, 0)` without.
+        inducing_points: Initial points, float array `(m, c + r)`: places, then subject vectors.
+        seed: Int that fixes the initial weights.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        num_features: int,
+        hidden_units: Sequence[int],
+        parts: Sequence[int],
+        subject_vectors: FloatArray,
+        inducing_points: FloatArray,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.parts = tuple(parts)
+        trunk = dense_stack(hidden_units, "relu", "encoder_trunk", None, seed)
+        self.encoder = LatentEncoder(trunk, latent_dim, seed + 100)
+        trunk = dense_stack(hidden_units[::-1], "relu", "decoder_trunk", None, seed + 200)
+        self.decoder = LatentDecoder(trunk, num_features, seed=seed + 300)
+        self.encoder.build((None, num_features))
+        self.decoder.build((None, latent_dim))
+        self.log_length_scales = self._weight(np.full(len(parts), np.log(_FIRST_LENGTH_SCALE)))
+        self.subject_vectors = self._weight(subject_vectors)
+        self.inducing_points = self._weight(inducing_points)
+
+    def _weight(self, values: FloatArray) -> keras.Variable:
+        weight = self.add_weight(shape=values.shape, initializer="zeros", trainable=values.size > 0)
+        weight.assign(values)
+        return weight
+
+    def vectors(self, subjects: tf.Tensor) -> tf.Tensor:
+        """Vectors of subjects `(b, r)`; for `UNSEEN` ones 0, the mean of the vectors' prior."""
+        known = tf.gather(tf.convert_to_tensor(self.subject_vectors), tf.maximum(subjects, 0))
+        return tf.where((subjects == UNSEEN)[:, None], 0.0, known)
+
+    def basis(self, places: tf.Tensor, subjects: tf.Tensor) -> tf.Tensor:
+        """Whitened kernel features of rows, float64 `(b, m)`.
+
+        Args:
+            places: Float tensor `(b, c)`.
+            subjects: Int tensor `(b,)`.
+        """
+        points = tf.concat([places, self.vectors(subjects)], axis=1)
+        inducing_points = tf.convert_to_tensor(self.inducing_points)
+        return whitened_basis(self._in_scales(points), self._in_scales(inducing_points))
+
+    def _in_scales(self, points: tf.Tensor) -> tf.Tensor:
+        """Points in units of the length scales, float64."""
+        log_scales = tf.repeat(tf.convert_to_tensor(self.log_length_scales), self.parts)
+        rest = points.shape[1] - sum(self.parts)
+        scales = tf.exp(tf.concat([log_scales, tf.zeros(rest)], axis=0))
+        return tf.cast(points, tf.float64) / tf.cast(scales, tf.float64)
+
+
+def initial_points(
+    rows: AuxiliaryRows, num_subjects: int, subject_dim: int, num_inducing: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """Initial subject vectors and, by k-means over the rows, inducing points.
+
+    Args:
+        rows: Auxiliary data of the training rows.
+        num_subjects: Int `q`, 0 without subjects.
+        subject_dim: Positive int `r`.
+        num_inducing: Positive int, the most inducing points; fewer if fewer places are distinct.
+        seed: Int that fixes vectors and clusters.
+
+    Returns:
+        subject_vectors: Float64 array `(q, r)`, or `(1, 0)` without subjects.
+        inducing_points: Float64 array `(m, c + r)`.
+    """
+    rng = np.random.default_rng(seed)
+    vectors = _FIRST_SUBJECT_SCALE * rng.standard_normal((num_subjects, subject_dim))
+    if not num_subjects:
+        vectors = np.zeros((1, 0))
+    known = np.where((rows.subjects == UNSEEN)[:, None], 0.0, vectors[rows.subjects])
+    points = np.concatenate([rows.places, known], axis=1)
+    size = min(num_inducing, len(np.unique(points, axis=0)))
+    clusters = KMeans(size, n_init=1, random_state=seed % 2**31).fit(points)
+    return vectors, np.asarray(clusters.cluster_centers_, np.float64)
