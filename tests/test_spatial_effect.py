@@ -123,6 +123,24 @@ class TestExactBasis:
         unmodelled = term.unmodelled_variance(encoded["codes"], basis)
         np.testing.assert_array_equal(unmodelled, [[2.0, 3.0]] * 3)
 
+    def test_the_noise_holds_the_average_of_what_is_left_out(self):
+        """Few inducing points leave a share out everywhere: only what exceeds it is added."""
+        rows = places(300)
+        term = adapted(rows, length_scale=0.3, kernel="matern12", num_features=20)
+        term.posterior.effect_variance.assign([2.0, 2.0])
+        basis = tf.constant(basis_of(term, rows), tf.float32)
+        codes = tf.zeros(len(rows), tf.int32)
+        gram = tf.matmul(basis, basis, transpose_a=True)
+        term.posterior.set_design(tf.stack([gram, gram]), tf.constant([300.0, 300.0]))
+        captured = np.square(basis).sum(axis=1)
+        excess = term.excess_variance(codes, basis).numpy()[:, 0]
+        expected = 2.0 * np.maximum(captured.mean() - captured, 0.0)
+        np.testing.assert_allclose(excess, expected, atol=1e-4)
+        full = term.unmodelled_variance(codes, basis).numpy()[:, 0]
+        assert excess.mean() < 0.5 * full.mean()
+        far = term.excess_variance(codes[:1], tf.zeros((1, term.num_terms))).numpy()
+        np.testing.assert_allclose(far, 2.0 * captured.mean(), rtol=1e-4)
+
     def test_one_coordinate_is_a_line(self):
         """A process in time."""
         points = np.linspace(0.0, 5.0, 12)[:, None]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from keras_lmmvae import baselines
+from keras_lmmvae.baselines.conditional_vae import Coding
 from keras_lmmvae.benchmark.lmmvae_method import AmortizedMethod, LMMVAEMethod
 from keras_lmmvae.benchmark.settings import Training
 from keras_lmmvae.benchmark.table import Table
@@ -27,7 +28,7 @@ def _pca_one_hot(table: Table, d: int, training: Training, seed: int) -> baselin
     return baselines.PCABaseline(d, groups=table.groups, seed=seed)
 
 
-def _vae(coding: str, condition_decoder: bool = False) -> Make:
+def _vae(coding: Coding, condition_decoder: bool = False) -> Make:
     def make(table: Table, d: int, training: Training, seed: int) -> baselines.Baseline:
         groups = () if coding == "ignore" else table.groups
         return baselines.VAEBaseline(
@@ -53,8 +54,8 @@ def _blup_vae(table: Table, d: int, training: Training, seed: int) -> baselines.
 def _vrae(table: Table, d: int, training: Training, seed: int) -> baselines.Baseline:
     return baselines.VRAEBaseline(
         d,
-        subject=table.subject,
-        time=table.time,
+        subject=str(table.subject),
+        time=str(table.time),
         epochs=training.epochs,
         batch_size=training.batch_size,
         learning_rate=training.learning_rate,

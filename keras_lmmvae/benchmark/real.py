@@ -157,7 +157,7 @@ def _panel(dataset: str, load: Callable[[], Source], subject: str) -> Table:
 def _pines() -> Table:
     def load() -> Source:
         frame = datasets.load_pines(every=10)
-        features = [name for name in frame if str(name).startswith("band_")]
+        features = [str(name) for name in frame if str(name).startswith("band_")]
         frame["crop"] = frame["crop"].astype(object).where(frame["crop"] > 0, None)
         return _source(frame, features, ["row", "column", "cell"], labels="crop")
 

@@ -188,6 +188,15 @@ class RandomEffect(keras.layers.Layer):
         del codes, basis
         return 0.0
 
+    def excess_variance(self, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor | float:
+        """What `unmodelled_variance` adds to the noise variance of new rows, `(b, p)`.
+
+        The training rows' residuals hold what the basis leaves out, so the learned noise
+        variance has its average over them already.
+        """
+        del codes, basis
+        return 0.0
+
     def add_levels(self, columns: dict[str, np.ndarray]) -> bool:
         """Adds the levels of prepared columns that are new; returns whether there were any."""
         del columns

@@ -232,7 +232,21 @@ class SpatialEffect(RandomEffect):
 
     def unmodelled_variance(self, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor | float:
         """Variance of the process at a place given its values at the inducing points."""
-        left = tf.maximum(1.0 - tf.reduce_sum(tf.square(basis), axis=1), 0.0)
+        return self._missing_variance(1.0, codes, basis)
+
+    def excess_variance(self, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor | float:
+        """The same in excess of its average over the training rows, which the noise holds."""
+        posterior = self.posterior
+        total = tf.linalg.trace(posterior.gram[0])
+        rows = tf.reduce_sum(posterior.count)
+        average = tf.where(rows > 0.0, tf.math.divide_no_nan(total, rows), 1.0)
+        return self._missing_variance(average, codes, basis)
+
+    def _missing_variance(
+        self, share: tf.Tensor | float, codes: tf.Tensor, basis: tf.Tensor | None
+    ) -> tf.Tensor:
+        """Variance up to a share of the prior's, as far as the basis does not reach it."""
+        left = tf.maximum(share - tf.reduce_sum(tf.square(basis), axis=1), 0.0)
         left = tf.where(codes >= 0, left, tf.zeros_like(left))
         return left[:, None] * self.posterior.effect_variance
 

@@ -99,15 +99,17 @@ class EffectsFit(ABC):
         Args:
             term: The term.
             rows: Encoded rows.
-            marginal: Whether it is the term's own, the other terms not known either. Otherwise
-                a share of the variance of all terms together: terms that share rows cancel each
+            marginal: Whether it is the term's own, the other terms not known either and all
+                that its basis leaves out counted. Otherwise a share of the variance of all
+                terms together, over that of the noise: terms that share rows cancel each
                 other's errors.
         """
         encoded = rows[EFFECTS][term.label]
         basis, codes = term.basis_of(encoded), encoded["codes"]
         prior = term.posterior.prior_contribution_variance(basis, tf.shape(codes)[0])
         seen = self.term_variance(term, codes, basis, marginal=marginal)
-        seen += term.unmodelled_variance(codes, basis)
+        left_out = term.unmodelled_variance if marginal else term.excess_variance
+        seen += left_out(codes, basis)
         return tf.where((codes == UNKNOWN_CODE)[:, None], prior, seen)
 
     def term_variance(
