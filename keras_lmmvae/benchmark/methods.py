@@ -127,7 +127,8 @@ def training_of(method: str, training: Training) -> Training | None:
     """How a method is trained under a suite's settings; `None`: it is not trained by steps.
 
     The amortized model runs at the paper's settings. SVGPVAE's closed form needs batches that are
-    large beside its inducing points; a VRAE's batches are of whole sequences.
+    large beside its inducing points. A VRAE's batches are of whole sequences, with as many rows on
+    average as the others'.
     """
     if method in ("raw", "pca", "pca-ohe", "blup-pca"):
         return None
@@ -136,7 +137,7 @@ def training_of(method: str, training: Training) -> Training | None:
         return replace(training, epochs=epochs, batch_size=1000, learning_rate=1e-3, kl_weight=0.01)
     if method == "svgpvae":
         return replace(training, batch_size=max(training.batch_size, 500))
-    return replace(training, batch_size=32) if method == "vrae" else training
+    return training
 
 
 def settings_of(method: str, training: Training) -> str:
