@@ -53,13 +53,12 @@ def benchmark(
     """
     from keras_lmmvae.benchmark import command
 
-    failures = command.benchmark(
-        suite,
-        output,
-        {"methods": method, "tables": table, "latent_dims": latent_dim, "seeds": seed},
-        jobs=jobs,
-        report_only=report_only,
-    )
+    parts = {"methods": method, "tables": table, "latent_dims": latent_dim, "seeds": seed}
+    try:
+        failures = command.benchmark(suite, output, parts, jobs=jobs, report_only=report_only)
+    except KeyboardInterrupt:
+        typer.echo("keras-lmmvae: interrupted; what was done is saved, run it again.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     if failures:
         raise typer.Exit(1)
 
@@ -92,9 +91,6 @@ def main() -> None:
     except (ValueError, ImportError) as error:
         print(f"keras-lmmvae: {error}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
-    except KeyboardInterrupt:
-        print("keras-lmmvae: interrupted; what was done is saved.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """PCA and BLUP-PCA: their contract, their estimates, and what grouping is worth."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
@@ -7,7 +9,7 @@ from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 
-from keras_lmmvae.baselines import BLUPPCA, PCABaseline
+from keras_lmmvae.baselines import BLUPPCA, GroupMeans, PCABaseline
 from keras_lmmvae.baselines.variance_components import variance_components
 from keras_lmmvae.metrics import mse, oracle_mse
 from keras_lmmvae.simulation import simulate_categorical, split, take
@@ -19,7 +21,7 @@ SIMULATION = simulate_categorical(
 )
 TRAIN_ROWS, TEST_ROWS = split(SIMULATION.data, seed=1)
 TRAIN, TEST = take(SIMULATION.data, TRAIN_ROWS), take(SIMULATION.data, TEST_ROWS)
-BASELINES = [PCABaseline(2), BLUPPCA(2, GROUPS)]
+BASELINES = [PCABaseline(2), BLUPPCA(2, GROUPS), PCABaseline(2, groups=GROUPS)]
 
 
 @pytest.mark.parametrize("baseline", BASELINES, ids=lambda baseline: baseline.method)
@@ -32,11 +34,6 @@ class TestEveryBaseline:
         assert first.transform(TEST).shape == (len(TEST_ROWS), 2)
         assert first.reconstruct(TEST).shape == TEST["x"].shape
         np.testing.assert_array_equal(first.transform(TEST), second.transform(TEST))
-
-    def test_full_rank_reconstructs_exactly(self, baseline):
-        """With as many components as features nothing is lost."""
-        fitted = clone(baseline).set_params(latent_dim=12).fit(TRAIN)
-        np.testing.assert_allclose(fitted.reconstruct(TEST), TEST["x"], rtol=1e-5, atol=1e-5)
 
     def test_arguments_are_only_stored(self, baseline):
         """scikit-learn's contract: get_params gives back what was passed; clone is unfitted."""
@@ -69,6 +66,18 @@ class TestEveryBaseline:
             fitted.transform({**TEST, "x": TEST["x"][:, :3]})
         with pytest.raises(ValueError, match=r"must have the features `x`\. Received: columns="):
             fitted.transform({"group_0": TEST["group_0"]})
+
+
+@pytest.mark.parametrize("baseline", BASELINES[:2], ids=lambda baseline: baseline.method)
+def test_full_rank_reconstructs_exactly(baseline):
+    """With as many components as features nothing is lost."""
+    fitted = clone(baseline).set_params(latent_dim=12).fit(TRAIN)
+    np.testing.assert_allclose(fitted.reconstruct(TEST), TEST["x"], rtol=1e-5, atol=1e-5)
+
+
+def test_methods():
+    """The name in tables of results follows the arguments."""
+    assert [baseline.method for baseline in BASELINES] == ["pca", "blup-pca", "pca-ohe"]
 
 
 def test_pca_is_scikit_learn():
@@ -177,6 +186,145 @@ def test_blup_pca_bad_keys():
     fitted = BLUPPCA(1, ["group_0"]).fit(TRAIN)
     with pytest.raises(ValueError, match=r"of the type that was fitted, int64\. Received: group_0"):
         fitted.transform({**TEST, "group_0": TEST["group_0"].astype(str)})
+
+
+class TestOneHotPCA:
+    """PCA of the features and the one-hot coded groups, against the dense computation."""
+
+    @staticmethod
+    def dense(rows):
+        """[x, one-hot of both columns, levels in the order of the training rows]."""
+        parts = [rows["x"].astype(float)]
+        for name in GROUPS:
+            levels = list(dict.fromkeys(TRAIN[name]))
+            parts.append((rows[name][:, None] == np.array(levels)).astype(float))
+        return np.hstack(parts)
+
+    def test_equals_the_dense_computation(self):
+        """Scores up to sign, and the reconstruction of the features."""
+        expected = PCA(3, svd_solver="full").fit(self.dense(TRAIN))
+        fitted = PCABaseline(3, groups=GROUPS).fit(TRAIN)
+        scores = expected.transform(self.dense(TEST))
+        signs = np.sign((fitted.pca_.components_ * expected.components_).sum(axis=1))
+        np.testing.assert_allclose(fitted.transform(TEST) * signs, scores, rtol=1e-6, atol=1e-8)
+        features = expected.inverse_transform(scores)[:, :12]
+        np.testing.assert_allclose(fitted.reconstruct(TEST), features, rtol=1e-8)
+
+    def test_likelihood_is_that_of_the_features(self):
+        """Probabilistic PCA of all columns by eigenvectors; its x part, noise by feature."""
+        columns = self.dense(TRAIN)
+        values, vectors = np.linalg.eigh(np.cov(columns.T))
+        scale = np.sqrt(values[-2:] - values[:-2].mean())
+        loadings = (vectors[:, -2:] * scale)[:12]
+        variance = TRAIN["x"].astype(float).var(axis=0, ddof=1)
+        covariance = loadings @ loadings.T
+        covariance += np.diag(variance - np.diagonal(covariance))
+        density = multivariate_normal(columns.mean(axis=0)[:12], covariance)
+        fitted = PCABaseline(2, groups=GROUPS).fit(TRAIN)
+        expected = density.logpdf(TEST["x"].astype(float))
+        np.testing.assert_allclose(fitted.log_likelihood(TEST), expected, rtol=1e-6)
+
+    def test_unseen_and_null_keys_are_zeros(self):
+        rows = {**TEST, "group_0": np.full(600, 9999), "group_1": np.full(600, np.nan)}
+        fitted = PCABaseline(2, groups=GROUPS).fit(TRAIN)
+        columns = self.dense(rows)
+        assert not columns[:, 12:].any()
+        scores = (columns - fitted.pca_.mean_) @ fitted.pca_.components_.T
+        np.testing.assert_allclose(fitted.transform(rows), scores, rtol=1e-8)
+
+    def test_many_levels_take_little_memory(self):
+        """About 6,300 levels of 10,000 rows: a dense matrix would take 500 MB."""
+        rng = np.random.default_rng(0)
+        rows = {"x": rng.normal(size=(10_000, 5)), "key": rng.integers(0, 10_000, 10_000)}
+        tracemalloc.start()
+        fitted = PCABaseline(2, groups=["key"]).fit(rows)
+        fitted.reconstruct(rows)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert fitted.pca_.n_features_in_ > 6000
+        assert peak < 50e6
+
+    def test_errors(self):
+        few = take(TRAIN, np.arange(3))
+        message = r"must be below the number of rows\. Received: latent_dim=3, rows=3"
+        with pytest.raises(ValueError, match=message):
+            PCABaseline(3, groups=GROUPS).fit(few)
+        with pytest.raises(ValueError, match=r"list of column names\. Received: groups='group_0'"):
+            PCABaseline(1, groups="group_0").fit(TRAIN)
+        with pytest.raises(ValueError, match=r"'shop' is missing\. Received: columns="):
+            PCABaseline(1, groups=["shop"]).fit(TRAIN)
+        null = {**TRAIN, "group_0": np.full(len(TRAIN_ROWS), None, object)}
+        with pytest.raises(ValueError, match=r"one key that is not null.*rows=2400, levels=0"):
+            PCABaseline(1, groups=GROUPS).fit(null)
+
+
+class TestGroupMeans:
+    """What is known of the group effects, and what is not."""
+
+    X = TRAIN["x"].astype(float)
+
+    def test_variance_of_one_factor_is_the_posterior(self):
+        """Dense: v - v 1' inv(v 1 1' + noise I) 1 v for the rows of a level."""
+        means = GroupMeans(["group_0"]).fit(self.X, TRAIN)
+        actual = means.contribution_variance(TEST)
+        for row in range(5):
+            m = int((TRAIN["group_0"] == TEST["group_0"][row]).sum())
+            for feature in range(3):
+                v, noise = (
+                    means.effect_variance_["group_0"][feature],
+                    means.noise_variance_[feature],
+                )
+                ones = np.ones(m)
+                precision = np.linalg.inv(v * np.outer(ones, ones) + noise * np.eye(m))
+                assert actual[row, feature] == pytest.approx(v - v * ones @ precision @ ones * v)
+
+    def test_variances_of_factors_add_up(self):
+        """Known levels: the sum of both; unseen: the prior variance; null: nothing."""
+        means = GroupMeans(GROUPS).fit(self.X, TRAIN)
+        null = {name: np.full(600, None, object) for name in GROUPS}
+        one, other = (
+            means.contribution_variance({**TEST, **null, name: TEST[name]}) for name in GROUPS
+        )
+        np.testing.assert_allclose(means.contribution_variance(TEST), one + other)
+        unseen = means.contribution_variance({**TEST, **null, "group_1": np.full(600, -5)})
+        np.testing.assert_allclose(unseen, np.tile(means.effect_variance_["group_1"], (600, 1)))
+        assert (one < means.effect_variance_["group_0"]).all()
+        np.testing.assert_array_equal(means.contribution_variance({**TEST, **null}), 0.0)
+        np.testing.assert_array_equal(means.contribution({**TEST, **null}), 0.0)
+
+    def test_empty_text_and_none_are_null(self):
+        """As in the model: None, NaN and the empty string are no levels."""
+        key = np.array(["a", "b", "", None] * 600, dtype=object)
+        means = GroupMeans(["key"]).fit(self.X, {"x": self.X, "key": key})
+        assert list(means.levels_["key"]) == ["a", "b"]
+
+    def test_covers_new_rows_and_new_levels(self):
+        """95 % of new rows within 1.96 standard deviations of known levels, unseen ones, none."""
+        rng = np.random.default_rng(0)
+        codes = rng.integers(0, 300, 3000)
+        x = 2.0 * rng.normal(size=(300, 6))[codes] + rng.normal(size=(3000, 6))
+        is_test = (codes >= 200) | (rng.random(3000) < 0.3)
+        train, test = ({"x": x[rows], "key": codes[rows]} for rows in (~is_test, is_test))
+        means = GroupMeans(["key"]).fit(train["x"], train)
+        variance = means.noise_variance_ + means.contribution_variance(test)
+        error = test["x"] - means.mean_ - means.contribution(test)
+        inside = np.abs(error) < 1.96 * np.sqrt(variance)
+        for part in (test["key"] < 200, test["key"] >= 200):
+            assert inside[part].mean() == pytest.approx(0.95, abs=0.025)
+
+    def test_likelihood_of_blup_pca_counts_what_is_unknown(self):
+        """The dense Gaussian with that variance added to the noise, row by row."""
+        rows = {**TEST, "group_0": np.where(np.arange(600) % 2, 9999, TEST["group_0"])}
+        fitted = BLUPPCA(2, GROUPS).fit(TRAIN)
+        means, density = fitted.group_means_, fitted.density_
+        actual = fitted.log_likelihood(rows)
+        centre = means.mean_ + means.contribution(rows) + fitted.pca_.mean_
+        extra = means.contribution_variance(rows)
+        for row in range(6):
+            covariance = density.loadings @ density.loadings.T
+            covariance += np.diag(density.noise_variance + extra[row])
+            expected = multivariate_normal(centre[row], covariance).logpdf(rows["x"][row])
+            assert actual[row] == pytest.approx(expected, rel=1e-8)
 
 
 class TestDensity:
