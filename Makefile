@@ -3,6 +3,7 @@
 #   make demo        fit a model on real data, show the results, export it and serve a request
 #   make test        run the tests            make test-slow   run the long tests as well
 #   make lint        check style and types
+#   make benchmark SUITE=paper-small   methods side by side; hours for the larger suites
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,10 +15,10 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 	$$name -c '$(CHECK)' >/dev/null 2>&1 && echo $$name && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint
+.PHONY: help demo test test-slow lint benchmark
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,5p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,6p'
 
 # TensorFlow's start-up messages go to a file, which is shown if the demo fails.
 demo: $(VENV)/.installed-demo
@@ -32,6 +33,10 @@ test-slow: $(VENV)/.installed-test
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
+
+SUITE ?= tiny
+benchmark: $(VENV)/.installed-benchmark
+	$(BIN)/keras-lmmvae benchmark $(SUITE)
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No python >= 3.11 with venv was found;" \
