@@ -373,6 +373,7 @@ class TestFit:
         gaussian = norm(train["x"].mean(axis=0), train["x"].std(axis=0)).logpdf(test["x"])
         assert fitted.log_likelihood(test).mean() > gaussian.sum(axis=1).mean() + 1.0
         assert fitted.losses_[-1] < fitted.losses_[0]
+        np.testing.assert_allclose(fitted.features_.error_variance().mean(), 4.0, rtol=0.15)
 
     def test_recovers_curves_of_subjects(self):
         """Held-out rows of known subjects; the process knows more than the mean does."""

@@ -187,28 +187,32 @@ class TestBound:
         packed = FITTED._packed(longer(TEST))
         sequences = packed.sequences
         together, error = FITTED._negative_bound(
-            packed, tf.constant(sequences.rows(np.arange(len(sequences)))), NoDraws()
+            packed, tf.constant(sequences.rows(np.arange(len(sequences)))), SameDraws(0.5)
         )
         apart = [
-            FITTED._negative_bound(packed, tf.constant(sequences.rows(np.array([s]))), NoDraws())[0]
+            FITTED._negative_bound(
+                packed, tf.constant(sequences.rows(np.array([s]))), SameDraws(0.5)
+            )[0]
             for s in range(len(sequences))
         ]
         assert error.shape == (len(TEST["t"]) + 40, 6)
         np.testing.assert_allclose(together, np.sum(apart), rtol=1e-5)
 
-    def test_training_bound_weighs_the_kl(self):
-        """Minus log density and kl_weight times the KL once a sequence, at the mean noise."""
-        weighted = clone(SMALL).set_params(kl_weight=0.3, epochs=1).fit(TRAIN)
+    def test_training_bound_of_one_sequence_by_hand(self):
+        """Minus log density at one draw and kl_weight times the KL, at the mean noise."""
+        weighted = clone(SMALL).set_params(kl_weight=0.0).fit(TRAIN).set_params(kl_weight=300.0)
         packed = weighted._packed(TEST)
         rows = tf.constant(packed.sequences.rows(np.array([0])))
         x, time, mask = packed.steps(rows)
         mean, log_var = (value.numpy() for value in weighted.network_.encode(x, time, mask))
-        decoded = weighted.network_.decode(tf.constant(mean), time, mask).numpy()
+        latent = tf.constant(mean + 2.0 * np.exp(0.5 * log_var))
+        decoded = weighted.network_.decode(latent, time, mask).numpy()
         noise = weighted.features_.noise_variance.numpy().mean()
         divergence = 0.5 * (mean**2 + np.exp(log_var) - 1.0 - log_var).sum()
-        expected = 0.3 * divergence - norm(decoded, np.sqrt(noise)).logpdf(x).sum()
-        negative, _ = weighted._negative_bound(packed, rows, NoDraws())
+        expected = 300.0 * divergence - norm(decoded, np.sqrt(noise)).logpdf(x).sum()
+        negative, error = weighted._negative_bound(packed, rows, SameDraws(2.0))
         np.testing.assert_allclose(negative, expected, rtol=1e-4)
+        np.testing.assert_allclose(error, (x - decoded)[0], atol=1e-5)
 
     def test_units(self):
         """Other units of features and time: same codes; densities move by the log of the units."""
@@ -220,11 +224,14 @@ class TestBound:
         np.testing.assert_allclose(other.log_likelihood(test), expected, atol=0.05)
 
 
-class NoDraws:
-    """A generator whose normal draws are all 0."""
+class SameDraws:
+    """A generator whose normal draws are all the same."""
+
+    def __init__(self, value):
+        self.value = value
 
     def normal(self, shape):
-        return tf.zeros(shape)
+        return tf.fill(shape, self.value)
 
 
 class TestFit:
