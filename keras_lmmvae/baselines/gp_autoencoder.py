@@ -6,16 +6,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 
 from keras_lmmvae.baselines.auxiliary_points import UNSEEN, AuxiliaryRows
 from keras_lmmvae.baselines.base import FloatArray
 from keras_lmmvae.baselines.sparse_gp import whitened_basis
 from keras_lmmvae.model.networks import LatentDecoder, LatentEncoder, dense_stack
 
-__all__ = ["GPAutoencoder", "initial_points"]
+__all__ = ["GPAutoencoder", "inducing_centres", "subject_scores"]
 
 _FIRST_LENGTH_SCALE = 0.5  # of standardised coordinates and times
-_FIRST_SUBJECT_SCALE = 0.5  # of subject vectors, whose kernel has length scale 1
+_FIRST_SUBJECT_SCALE = 1.0  # of subject vectors, as of their prior; their kernel's length is 1
 
 
 class GPAutoencoder(keras.layers.Layer):
@@ -86,28 +87,48 @@ class GPAutoencoder(keras.layers.Layer):
         return tf.cast(points, tf.float64) / tf.cast(scales, tf.float64)
 
 
-def initial_points(
-    rows: AuxiliaryRows, num_subjects: int, subject_dim: int, num_inducing: int, seed: int
-) -> tuple[FloatArray, FloatArray]:
-    """Initial subject vectors and, by k-means over the rows, inducing points.
+def subject_scores(x: FloatArray, subjects: np.ndarray, subject_dim: int) -> FloatArray:
+    """Initial subject vectors: scores of the subjects' mean features, scaled to one variance.
+
+    Args:
+        x: Standardised features, float array `(n, p)`.
+        subjects: Int array `(n,)`, codes `0 ... q - 1`, or `UNSEEN`.
+        subject_dim: Positive int `r`.
+
+    Returns:
+        vectors: Float64 array `(q, r)`; axes beyond the rank of the means are 0.
+
+    Example:
+        >>> vectors = subject_scores(np.array([[1.0], [3.0], [3.0]]), np.array([0, 1, 1]), 2)
+        >>> np.abs(vectors).round(6).tolist()
+        [[1.0, 0.0], [1.0, 0.0]]
+    """
+    known = subjects != UNSEEN
+    counts = np.bincount(subjects[known])
+    sums = np.zeros((len(counts), x.shape[1]))
+    np.add.at(sums, subjects[known], x[known])
+    means = sums / counts[:, None]
+    rank = min(subject_dim, *means.shape)
+    scores = PCA(rank, svd_solver="full").fit_transform(means)
+    scales = np.sqrt(np.square(scores).mean(axis=0))
+    vectors = np.zeros((len(counts), subject_dim))
+    vectors[:, :rank] = _FIRST_SUBJECT_SCALE * scores / np.where(scales > 1e-9, scales, 1.0)
+    return vectors
+
+
+def inducing_centres(
+    rows: AuxiliaryRows, vectors: FloatArray, num_inducing: int, seed: int
+) -> FloatArray:
+    """Initial inducing points by k-means over the rows, float64 `(m, c + r)`.
 
     Args:
         rows: Auxiliary data of the training rows.
-        num_subjects: Int `q`, 0 without subjects.
-        subject_dim: Positive int `r`.
+        vectors: Initial subject vectors, float array `(q, r)`; `(1, 0)` without subjects.
         num_inducing: Positive int, the most inducing points; fewer if fewer places are distinct.
-        seed: Int that fixes vectors and clusters.
-
-    Returns:
-        subject_vectors: Float64 array `(q, r)`, or `(1, 0)` without subjects.
-        inducing_points: Float64 array `(m, c + r)`.
+        seed: Int that fixes the clusters.
     """
-    rng = np.random.default_rng(seed)
-    vectors = _FIRST_SUBJECT_SCALE * rng.standard_normal((num_subjects, subject_dim))
-    if not num_subjects:
-        vectors = np.zeros((1, 0))
     known = np.where((rows.subjects == UNSEEN)[:, None], 0.0, vectors[rows.subjects])
     points = np.concatenate([rows.places, known], axis=1)
     size = min(num_inducing, len(np.unique(points, axis=0)))
-    clusters = KMeans(size, n_init=1, random_state=seed % 2**31).fit(points)
-    return vectors, np.asarray(clusters.cluster_centers_, np.float64)
+    clusters = KMeans(size, n_init=1, random_state=seed).fit(points)
+    return np.asarray(clusters.cluster_centers_, np.float64)

@@ -31,15 +31,13 @@ class RecurrentAutoencoder(keras.layers.Layer):
         self, latent_dim: int, num_features: int, hidden_units: Sequence[int], seed: int
     ) -> None:
         super().__init__()
-        self.readers = _lstm_stack(hidden_units, seed, returns_last=True)
-        self.writers = _lstm_stack(hidden_units[::-1], seed + 100, returns_last=False)
-        self.mean_head = _dense(latent_dim, seed + 200)
-        self.log_var_head = _dense(latent_dim, seed + 201)
-        self.features_head = _dense(num_features, seed + 202)
-        step = tf.ones((1, 1, num_features)), tf.ones((1, 1)), tf.ones((1, 1), tf.bool)
-        mean, _ = self.encode(*step)
-        self.decode(mean, *step[1:])  # weights exist from here on, before any graph is traced
+        self.readers = _lstm_stack(num_features + 1, hidden_units, seed, returns_last=True)
+        self.writers = _lstm_stack(latent_dim + 1, hidden_units[::-1], seed + 100)
+        self.mean_head = _dense(hidden_units[-1], latent_dim, seed + 200)
+        self.log_var_head = _dense(hidden_units[-1], latent_dim, seed + 201)
+        self.features_head = _dense(hidden_units[0], num_features, seed + 202)
 
+    @tf.function(reduce_retracing=True)
     def encode(self, x: tf.Tensor, time: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and log variance of q(u), each `(s, d)`.
 
@@ -52,6 +50,7 @@ class RecurrentAutoencoder(keras.layers.Layer):
         log_var = keras.ops.clip(self.log_var_head(hidden), *_LOG_VAR_BOUNDS)
         return self.mean_head(hidden), log_var
 
+    @tf.function(reduce_retracing=True)
     def decode(self, latent: tf.Tensor, time: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Returns the features of every step, `(s, T, p)`, from latents `(s, d)`."""
         repeated = tf.repeat(latent[:, None, :], tf.shape(time)[1], axis=1)
@@ -60,23 +59,28 @@ class RecurrentAutoencoder(keras.layers.Layer):
 
 
 def _lstm_stack(
-    hidden_units: Sequence[int], seed: int, returns_last: bool
+    width: int, hidden_units: Sequence[int], seed: int, returns_last: bool = False
 ) -> list[keras.layers.LSTM]:
-    """LSTM layers; the last one gives its last state only, if asked."""
-    return [
-        keras.layers.LSTM(
+    """Built LSTM layers on inputs of `width`; the last gives its last state only, if asked."""
+    layers = []
+    for number, units in enumerate(hidden_units):
+        layer = keras.layers.LSTM(
             units,
             return_sequences=not (returns_last and number == len(hidden_units) - 1),
             kernel_initializer=keras.initializers.GlorotUniform(seed + 2 * number),
             recurrent_initializer=keras.initializers.Orthogonal(seed=seed + 2 * number + 1),
             use_cudnn=False,
         )
-        for number, units in enumerate(hidden_units)
-    ]
+        layer.build((None, None, width))
+        layers.append(layer)
+        width = units
+    return layers
 
 
-def _dense(width: int, seed: int) -> keras.layers.Dense:
-    return keras.layers.Dense(width, kernel_initializer=keras.initializers.GlorotUniform(seed))
+def _dense(width: int, units: int, seed: int) -> keras.layers.Dense:
+    layer = keras.layers.Dense(units, kernel_initializer=keras.initializers.GlorotUniform(seed))
+    layer.build((None, width))
+    return layer
 
 
 def _read(layers: Sequence[keras.layers.LSTM], values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 from keras_lmmvae.baselines.auxiliary_points import AuxiliaryPoints, AuxiliaryRows
 from keras_lmmvae.baselines.base import Data, FloatArray
 from keras_lmmvae.baselines.columns import check_training
-from keras_lmmvae.baselines.gp_autoencoder import GPAutoencoder, initial_points
+from keras_lmmvae.baselines.gp_autoencoder import GPAutoencoder, inducing_centres, subject_scores
 from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline
 from keras_lmmvae.baselines.schedule import cosine_adam
 from keras_lmmvae.baselines.sparse_gp import (
@@ -50,8 +50,9 @@ class SVGPVAEBaseline(LatentVariableBaseline):
     thus counted twice.) Subjects never seen, and missing keys, stand at the mean of the subject
     vectors' prior.
 
-    The kernel's length scales, the inducing points (begun by k-means) and the subject vectors,
-    with a standard normal prior, are trained with the networks. Coordinates are Euclidean.
+    The kernel's length scales, the inducing points (begun by k-means) and the subject vectors
+    (begun by principal components of the subjects' means; with a standard normal prior) are
+    trained with the networks. Coordinates are Euclidean.
 
     Args:
         latent_dim: Positive int, `d`.
@@ -101,7 +102,7 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         subject: str | None = None,
         time: str | None = None,
         num_inducing: int = 64,
-        subject_dim: int = 2,
+        subject_dim: int = 4,
         hidden_units: Sequence[int] = (1000, 500),
         epochs: int = 25,
         batch_size: int = 500,
@@ -130,8 +131,8 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         self.auxiliary_ = AuxiliaryPoints(data, self.coordinates, self.subject, self.time)
         rows = self.auxiliary_.rows(data)
         self.features_ = StandardFeatures(x)
-        self.network_ = self._new_network(rows, x.shape[1], rng)
         standard = self.features_.to_standard(x)
+        self.network_ = self._new_network(standard, rows, rng)
         self.losses_ = self._train(standard, rows, rng)
         self.posterior_ = self._given_all(standard, rows)
         return self
@@ -148,25 +149,22 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         )
 
     def _new_network(
-        self, rows: AuxiliaryRows, num_features: int, rng: np.random.Generator
+        self, x: tf.Tensor, rows: AuxiliaryRows, rng: np.random.Generator
     ) -> GPAutoencoder:
         """Returns networks and kernel before training."""
-        levels = self.auxiliary_.levels
-        vectors, inducing_points = initial_points(
-            rows,
-            0 if levels is None else len(levels),
-            self.subject_dim,
-            self.num_inducing,
-            int(rng.integers(2**31)),
-        )
+        vectors = np.zeros((1, 0))
+        if self.subject is not None:
+            vectors = subject_scores(np.asarray(x), rows.subjects, self.subject_dim)
+        seeds = rng.integers(2**31, size=2).tolist()
+        inducing_points = inducing_centres(rows, vectors, self.num_inducing, seeds[0])
         return GPAutoencoder(
             self.latent_dim,
-            num_features,
+            x.shape[1],
             tuple(self.hidden_units),
             self.auxiliary_.parts,
             vectors,
             inducing_points,
-            int(rng.integers(2**31)),
+            seeds[1],
         )
 
     def _train(self, x: tf.Tensor, rows: AuxiliaryRows, rng: np.random.Generator) -> list[float]:
