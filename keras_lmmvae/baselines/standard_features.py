@@ -5,12 +5,9 @@ import tensorflow as tf
 from sklearn.preprocessing import StandardScaler
 
 from keras_lmmvae.baselines.base import FloatArray
-from keras_lmmvae.model.effects_fit import NOISE_VARIANCE_FLOOR
+from keras_lmmvae.model.effects_fit import NOISE_MOMENTUM, NOISE_VARIANCE_FLOOR
 
-__all__ = ["NOISE_MOMENTUM", "StandardFeatures"]
-
-NOISE_MOMENTUM = 0.95
-"""Of the running mean of squared training errors, as in `LMMVAE`."""
+__all__ = ["StandardFeatures"]
 
 
 class StandardFeatures:
