@@ -630,3 +630,17 @@ class TestPrediction:
         prediction = model.predictive({"x": fresh, "store": np.arange(1000, 1600)})
         inside = np.abs(fresh - prediction.mean) < 1.96 * prediction.standard_deviation
         assert inside.mean() == pytest.approx(0.95, abs=0.04)
+
+
+def test_amortized_surface_answers():
+    """An amortized posterior has no posterior variances, of surfaces neither."""
+    rng = np.random.default_rng(0)
+    rows = {"x": rng.normal(size=(300, 4)), "lon": rng.uniform(size=300)}
+    rows |= {"lat": rng.uniform(size=300)}
+    surface = lmm.SpatialEffect(("lon", "lat"), num_features=20)
+    model = lmm.LMMVAE(1, [surface], hidden_units=(8,), posterior="amortized", seed=0)
+    model.adapt(rows)
+    model.compile("adam")
+    model.fit(rows, epochs=1, batch_size=100, verbose=0)
+    assert np.isfinite(model.log_likelihood(rows)).all()
+    np.testing.assert_array_equal(model.term_effects("lon_lat", rows)[1], 0.0)

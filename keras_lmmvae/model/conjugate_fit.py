@@ -113,8 +113,10 @@ class ConjugateFit(EffectsFit):
     ) -> tf.Tensor:
         noise = self.model.effects_noise_variance()
         variance = term.posterior.contribution_variance(codes, basis, noise, folds=False)
-        own = term.posterior.variance_inflation.value
-        return variance * (own if marginal else self.model.inflation.value[1])
+        if marginal:
+            own = term.posterior.variance_inflation.value
+            return variance * own + term.unmodelled_variance(codes, basis)
+        return variance * self.model.inflation.value[1] + term.excess_variance(codes, basis)
 
     # Around the steps -------------------------------------------------------------------------
 

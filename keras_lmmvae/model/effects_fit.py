@@ -108,8 +108,6 @@ class EffectsFit(ABC):
         basis, codes = term.basis_of(encoded), encoded["codes"]
         prior = term.posterior.prior_contribution_variance(basis, tf.shape(codes)[0])
         seen = self.term_variance(term, codes, basis, marginal=marginal)
-        left_out = term.unmodelled_variance if marginal else term.excess_variance
-        seen += left_out(codes, basis)
         return tf.where((codes == UNKNOWN_CODE)[:, None], prior, seen)
 
     def term_variance(
