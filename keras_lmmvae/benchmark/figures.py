@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from keras_lmmvae.benchmark.methods import METHODS
 from keras_lmmvae.benchmark.summary import TABLE, Frame, ordered_methods, pivot
 
 __all__ = ["draw_figures"]
@@ -50,18 +52,8 @@ def _dots(values: Frame, label: str, path: Path, log: bool) -> Path:
 
     figure, ax = pyplot.subplots(figsize=(9.5, 1.6 + 0.34 * len(values)), layout="constrained")
     places = np.arange(len(values))[::-1]
-    for number, method in enumerate(values.columns):
-        is_ours = method == "lmmvae"
-        ax.plot(
-            values[method],
-            places,
-            linestyle="",
-            marker=_MARKERS[number % len(_MARKERS)],
-            markersize=9 if is_ours else 6,
-            color="black" if is_ours else f"C{number % 10}",
-            zorder=3 if is_ours else 2,
-            label=method,
-        )
+    for method in values.columns:
+        ax.plot(values[method], places, linestyle="", label=method, **_style(method))
     ax.set_yticks(places, [_title(table) for table in values.index])
     ax.set(xlabel=label, xscale="log" if log else "linear")
     ax.grid(axis="y", color="0.9")
@@ -77,9 +69,9 @@ def _cost(frame: Frame, regret: Frame, path: Path) -> Path:
 
     figure, ax = pyplot.subplots(figsize=(7.0, 4.6), layout="constrained")
     seconds = frame.groupby("method")["cpu_seconds"].median()
-    for number, method in enumerate(ordered_methods(frame)):
+    for method in ordered_methods(frame):
         point = (max(seconds[method], 1e-2), regret[method].median())
-        ax.plot(*point, marker=_MARKERS[number % len(_MARKERS)], color=f"C{number % 10}")
+        ax.plot(*point, **_style(method))
         ax.annotate(method, point, xytext=(6, 4), textcoords="offset points", fontsize=9)
     ax.set(
         xscale="log",
@@ -91,6 +83,18 @@ def _cost(frame: Frame, regret: Frame, path: Path) -> Path:
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return path
+
+
+def _style(method: str) -> dict[str, Any]:
+    """Marker and colour of a method, the same in all pictures."""
+    number = list(METHODS).index(method) if method in METHODS else len(METHODS)
+    is_ours = method == "lmmvae"
+    return {
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "markersize": 9 if is_ours else 6,
+        "color": "black" if is_ours else f"C{number % 10}",
+        "zorder": 3 if is_ours else 2,
+    }
 
 
 def _title(table: tuple[object, ...]) -> str:

@@ -137,8 +137,10 @@ def _likelihood(frame: Frame) -> list[str]:
         mean, _ = pivot(frame, column)
         rows = []
         for table, values in mean.iterrows():
-            best = values.max()
-            cells = [_bold(f"{-v:.2f}", v == best) if v == v else "" for v in values]
+            # Of printed numbers, so that equals are equal.
+            shown = [f"{-v:.2f}" if v == v else "" for v in values]
+            best = f"{-values.max():.2f}"
+            cells = [_bold(text, text == best) for text in shown]
             rows.append([*_names(table), *cells])
         lines += ["", name + ".", "", *markdown_table([*TABLE, *mean.columns], rows)]
     return lines
@@ -148,7 +150,7 @@ def _cost(frame: Frame) -> list[str]:
     """Seconds of a fit and peak memory, medians over tables and seeds."""
     cells = frame.groupby("method", sort=False)[["seconds", "cpu_seconds", "peak_mb"]].median()
     rows = [
-        [method, *(f"{value:.3g}" for value in cells.loc[method])]
+        [method, *(_amount(value) for value in cells.loc[method])]
         for method in ordered_methods(frame)
     ]
     header = ["method", "seconds of a fit", "processor seconds", "peak memory of the process, MB"]
@@ -189,6 +191,10 @@ def _bold(text: str, is_bold: bool) -> str:
 
 def _number(value: float) -> str:
     return "" if value != value else f"{value:.3f}"
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"
 
 
 def _percent(value: float) -> str:
