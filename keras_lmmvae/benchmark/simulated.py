@@ -17,7 +17,7 @@ from keras_lmmvae.simulation import (
     simulate_spatial_categorical,
 )
 
-__all__ = ["paper_full", "paper_small", "tiny"]
+__all__ = ["core", "paper_full", "paper_small", "tiny"]
 
 PLACE = ("lon", "lat")
 
@@ -39,6 +39,16 @@ def paper_small() -> list[Table]:
         _categorical("sparse-0.3", 20_000, sparse, 0.3, order="crossed"),
         _categorical("no-effect", 20_000, (10_000,), 0.0),
     ]
+
+
+def core() -> list[Table]:
+    """The nine tables that a change of the model is tried on first; one has two latents."""
+    tables = {table.name: table for table in paper_small()}
+    names = ["nested-3/rows", "crossed-3/rows", "sparse-0.3/rows", "no-effect/rows"]
+    names += ["longitudinal-3/rows", "longitudinal-3/future"]
+    names += ["spatial-3/rows", "spatial-3/groups"]
+    low = replace(tables["nested-0.3/rows"], latent_dims=(2,))
+    return [low, *(tables[name] for name in names)]
 
 
 def paper_full() -> list[Table]:

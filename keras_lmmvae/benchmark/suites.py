@@ -72,6 +72,13 @@ SUITES: dict[str, Suite] = {
             Training(hidden_units=(32, 16), epochs=3, batch_size=64, amortized_epochs=5),
         ),
         Suite(
+            "core",
+            "The tables that a change of the model is tried on first",
+            simulated.core,
+            Training(epochs=30),
+            methods=("vae", "lmmvae"),
+        ),
+        Suite(
             "paper-small",
             "The paper's simulations at n = 20,000, two variances for each structure",
             simulated.paper_small,
