@@ -126,6 +126,9 @@ class RandomSlopes(GroupedEffect):
         covariates = inputs[:, 1 if powers else 0 :]
         return tf.concat([tf.ones_like(inputs[:, :1]), *powers, covariates], axis=1)  # (b, m)
 
+    def typical_values(self) -> dict[str, float]:
+        return dict(zip(self.scaling.columns, self.scaling.center, strict=True))
+
     def term_names(self) -> list[str]:
         powers = [f"{self.time}^{power}" for power in range(2, self._powers + 1)]
         time = [str(self.time)] if self._powers else []

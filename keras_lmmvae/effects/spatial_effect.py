@@ -285,10 +285,14 @@ class SpatialEffect(RandomEffect):
 
     def served_variables(self) -> list[keras.Variable]:
         basis = [self.inducing_points, self.projection, self.scaled_length_scale]
-        return [*super().served_variables(), *basis]
+        design = [self.posterior.gram, self.posterior.count] if self.posterior.has_folds else []
+        return [*super().served_variables(), *basis, *design]
 
     def column_dtypes(self) -> dict[str, tf.DType]:
         return dict.fromkeys(self.columns, tf.float32)
+
+    def typical_values(self) -> dict[str, float]:
+        return dict(zip(self.columns, self.level_names()[0], strict=True))
 
     def level_columns(self) -> list[str]:
         """Names of the coordinates in `level_names`."""
