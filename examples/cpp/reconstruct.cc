@@ -6,6 +6,7 @@
 // The row has features of 0 and, for every other input, an unseen key or the position 0: what a
 // client sends before it knows the model. Replace `MakeInput` by your own data.
 
+#include <cstdint>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -26,7 +27,7 @@ tf::Tensor MakeInput(const tf::TensorInfo& info) {
   if (info.dtype() == tf::DT_STRING) {
     tensor.flat<tf::tstring>().setConstant("a new key");
   } else if (info.dtype() == tf::DT_INT64) {
-    tensor.flat<tf::int64_t>().setConstant(-1);
+    tensor.flat<int64_t>().setConstant(-1);
   } else {
     tensor.flat<float>().setZero();
   }

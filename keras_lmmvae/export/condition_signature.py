@@ -67,7 +67,7 @@ class ConditionSignature:
         return specs
 
     def __call__(self, inputs: Columns) -> Columns:
-        """Reconstruction `(b, p)`, effects and their standard deviations, in the features' units."""
+        """Reconstruction `(b, p)`, effects and their deviations, in the features' units."""
         model = self._model
         rows = self._encode({name: inputs[name] for name in self._row_columns()}, self.others)
         effects, variance = self._effects(inputs)
@@ -104,7 +104,7 @@ class ConditionSignature:
         return total[:, 0] / (count + ratio), noise / (count + ratio)
 
     def _support_rows(self, inputs: Columns) -> tuple[Rows, tf.Tensor]:
-        """Encoded support rows, one below the other, and which of their cells count, `(b, m, p)`."""
+        """Encoded support rows, one below the other, and which cells count, `(b, m, p)`."""
         support = inputs[SUPPORT]
         shape = tf.shape(support)
         columns: dict[str, Any] = {FEATURES: tf.reshape(support, (-1, shape[2]))}

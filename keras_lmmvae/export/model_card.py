@@ -31,7 +31,8 @@ def model_card(model: LMMVAE) -> dict[str, Any]:
 
     Returns:
         A dict with "model", "features", "latent_dim", "terms" (kind, columns, levels, mean
-        variances), "noise_variance", "icc" (share of each term), "key_policy", "fingerprint" and "versions".
+        variances), "noise_variance", "icc" (share of each term), "key_policy", "fingerprint"
+        and "versions".
     """
     components = model.variance_components().mean(axis=1)
     noise = float(components["noise"])
@@ -69,7 +70,7 @@ def _term_card(term: Any, components: Any) -> dict[str, Any]:
 
 
 def _intraclass_correlation(model: LMMVAE) -> dict[str, float]:
-    """Share of the variance beside f(u) that each term has at an average row, mean over features."""
+    """Each term's share of the variance beside f(u) at an average row, mean over features."""
     variances = {}
     for term in model.random_effects:
         posterior = term.posterior
@@ -129,8 +130,10 @@ def render_card(card: dict[str, Any]) -> str:
 
 
 def _term_line(term: dict[str, Any], icc: dict[str, float]) -> str:
-    variances = ", ".join(f"{name} {value:.4g}" for name, value in term["mean_variance"].items())
-    size = f"{term['levels']:,} levels" if term["levels"] > 1 else f"{term['basis']} basis functions"
-    line = f"{term['kind']} of {', '.join(term['columns'])}: {size}; mean variance {variances}"
-    line += f"; ICC {icc[term['label']]:.2f}"
-    return line if "length_scale" not in term else f"{line}; length scale {term['length_scale']:.4g}"
+    parts = [f"{name} {value:.4g}" for name, value in term["mean_variance"].items()]
+    levels, basis = term["levels"], term["basis"]
+    size = f"{levels:,} levels" if levels > 1 else f"{basis} basis functions"
+    facts = [size, f"mean variance {', '.join(parts)}", f"ICC {icc[term['label']]:.2f}"]
+    if "length_scale" in term:
+        facts.append(f"length scale {term['length_scale']:.4g}")
+    return f"{term['kind']} of {', '.join(term['columns'])}: {'; '.join(facts)}"

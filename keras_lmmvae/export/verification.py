@@ -20,9 +20,7 @@ TOLERANCE = 1e-3
 """Of a difference, relative to the spread of the answers of its kind; float32 gives about 1e-5."""
 
 
-def verify_saved_model(
-    model: LMMVAE, folder: Path, requests: Sequence[Mapping[str, Any]]
-) -> float:
+def verify_saved_model(model: LMMVAE, folder: Path, requests: Sequence[Mapping[str, Any]]) -> float:
     """Replays requests in a process without TensorFlow's Python and compares with the model.
 
     Args:
@@ -128,7 +126,7 @@ def _term_effects(model: LMMVAE, term: Any, inputs: Mapping[str, Any]) -> tuple[
 
 
 def _conditioned(model: LMMVAE, term: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """`condition` row by row, each with its own support; a level without support is at its prior."""
+    """`condition` row by row, each with its own support; without support: the prior."""
     from keras_lmmvae.export.requests import unseen_key
 
     effects, deviations = [], []

@@ -140,9 +140,7 @@ class Conditioning(ModelPart):
         left_out = basis @ known.mean
         for _ in range(CONDITION_ROUNDS):
             residual = self._residual(encoded, others + tf.cast(left_out, tf.float32)) - others
-            posterior, left_out = known.given(
-                np.asarray(residual, np.float64), basis, cells, noise
-            )
+            posterior, left_out = known.given(np.asarray(residual, np.float64), basis, cells, noise)
         return self._conditioned(term, encoded, posterior, others, basis)
 
     def _others(self, term: RandomEffect, rows: Rows) -> tf.Tensor:
