@@ -9,7 +9,7 @@ import keras
 from rich.console import Console
 
 from keras_lmmvae.export.model_card import model_card, render_card
-from keras_lmmvae.export.publish import CARD_FILE, publish, read_card
+from keras_lmmvae.export.publishing import CARD_FILE, publish, read_card
 from keras_lmmvae.model.lmmvae import LMMVAE
 from keras_lmmvae.validation import received
 

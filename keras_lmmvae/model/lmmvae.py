@@ -201,6 +201,8 @@ class LMMVAE(
 
     def effect_codes(self, rows: Rows) -> list[tuple[tf.Tensor, tf.Tensor]]:
         """Amortized posterior: means and log variances of the terms' codes."""
+        if not self.random_effects:
+            return []
         values = self._encoder_input(rows, tf.zeros_like(rows[FEATURES]))
         if self.shared_encoder:
             values = self.latent_encoder.hidden(values)
