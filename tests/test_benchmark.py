@@ -88,7 +88,13 @@ class TestTinySuite:
     def test_files(self, tiny_run):
         folder, _, output = tiny_run
         report = (folder / "tiny.md").read_text()
-        for heading in ("Test MSE", "Regret of LMMVAE", "Recovery", "log-likelihood", "Cost"):
+        for heading in (
+            "Test MSE",
+            "Regret of LMMVAE",
+            "Recovery",
+            "Negative log-likelihood",
+            "Cost",
+        ):
             assert f"## {heading}" in report
         for name in ("tiny.csv", "tiny.md", "tiny.png", "tiny-cost.png"):
             assert (folder / name).stat().st_size > 0

@@ -1,4 +1,4 @@
-"""Real tables: features standardised by the training rows, at most 40,000 rows."""
+"""Real tables: features standardised by the training rows, at most 20,000 rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect
 
 __all__ = ["labelled", "tables"]
 
-MOST_ROWS = 40_000
+MOST_ROWS = 20_000
 SECOND_SPLIT_DIMS = (2,)
 
 
