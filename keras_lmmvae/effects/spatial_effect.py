@@ -237,7 +237,7 @@ class SpatialEffect(RandomEffect):
     def excess_variance(self, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor | float:
         """The same in excess of its average over the training rows, which the noise holds."""
         posterior = self.posterior
-        total = tf.linalg.trace(posterior.gram[0])
+        total = tf.reduce_sum(posterior.gram * np.eye(self.num_terms, dtype=np.float32))
         rows = tf.reduce_sum(posterior.count)
         average = tf.where(rows > 0.0, tf.math.divide_no_nan(total, rows), 1.0)
         return self._missing_variance(average, codes, basis)

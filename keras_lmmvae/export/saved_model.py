@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["export_saved_model", "write_saved_model"]
 
 
-def export_saved_model(model: LMMVAE, filepath: str | Path) -> None:
+def export_saved_model(model: LMMVAE, filepath: str | Path, *, keys_in_graph: bool = False) -> None:
     """Writes the SavedModel of a fitted model; see `LMMVAE.export`.
 
     The folder is written beside its place and renamed: a failed export leaves what was there
@@ -26,25 +26,28 @@ def export_saved_model(model: LMMVAE, filepath: str | Path) -> None:
     Args:
         model: A fitted model.
         filepath: Folder to write.
+        keys_in_graph: Whether keys are constants of the graph instead of asset files.
     """
     target = Path(filepath)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         fresh = Path(folder) / "model"
-        write_saved_model(model, fresh, Path(folder) / "vocabularies")
+        write_saved_model(model, fresh, None if keys_in_graph else Path(folder) / "vocabularies")
         if target.exists():
             os.replace(target, Path(folder) / "old")
         os.replace(fresh, target)
 
 
-def write_saved_model(model: LMMVAE, folder: Path, vocabularies: Path) -> None:
+def write_saved_model(model: LMMVAE, folder: Path, vocabularies: Path | None) -> None:
     """Writes the SavedModel of a fitted model into a folder that does not exist yet.
 
     Args:
         model: A fitted model.
         folder: Folder to write.
-        vocabularies: Folder for files of keys, which are copied into the SavedModel.
+        vocabularies: Folder for files of keys, which are copied into the SavedModel; `None`:
+            the keys are constants of the graph.
     """
-    vocabularies.mkdir()
+    if vocabularies is not None:
+        vocabularies.mkdir()
     module = ServingModule(model, vocabularies)
     tf.saved_model.save(module, str(folder), signatures=module.signatures())

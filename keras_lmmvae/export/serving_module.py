@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.effects.vocabulary import ServedTable
 from keras_lmmvae.export.condition_signature import ConditionSignature, can_condition
 from keras_lmmvae.model.rows import EFFECTS, FEATURES, Rows, encode_rows
 
@@ -27,19 +28,18 @@ class ServingModule(tf.Module):
 
     Args:
         model: A fitted model.
-        folder: Folder for the files of keys, which become assets.
+        folder: Folder for the files of keys, which become assets; `None`: keys in the graph.
     """
 
-    def __init__(self, model: LMMVAE, folder: Path) -> None:
+    def __init__(self, model: LMMVAE, folder: Path | None) -> None:
         super().__init__(name="lmmvae")
         self._model = Untracked(model)
         self.state = [variable.value for variable in _served_variables(model)]
         self.tables: dict[str, Any] = {}
         for number, term in enumerate(model.random_effects):
             for column, vocabulary in term.vocabularies().items():
-                path = folder / f"vocabulary_{number}.txt"
-                vocabulary.save(path)
-                self.tables[column] = vocabulary.file_table(str(path))
+                path = None if folder is None else folder / f"vocabulary_{number}.txt"
+                self.tables[column] = ServedTable(vocabulary, path)
         convert = keras.ops.convert_to_numpy
         self._scaling = (convert(model.feature_mean), convert(model.feature_scale))
 
