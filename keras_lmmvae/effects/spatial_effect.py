@@ -18,7 +18,7 @@ from keras_lmmvae.effects.coordinates import (
 )
 from keras_lmmvae.effects.length_scale import fit_length_scale
 from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
-from keras_lmmvae.effects.scaling import ColumnScaling
+from keras_lmmvae.effects.scaling import ColumnScaling, finite_or_zero
 from keras_lmmvae.effects.vocabulary import NULL_CODE
 from keras_lmmvae.validation import as_float_column, check_positive, received
 
@@ -192,7 +192,8 @@ class SpatialEffect(RandomEffect):
     ) -> Encoded:
         self.require_adapted()
         inputs = self.scaling.scale(self._positions(columns))
-        is_finite = tf.reduce_all(tf.math.is_finite(inputs), axis=1)
+        inputs, are_finite = finite_or_zero(inputs)
+        is_finite = tf.reduce_all(are_finite, axis=1)
         return {
             "codes": tf.where(is_finite, 0, NULL_CODE),
             "inputs": tf.where(is_finite[:, None], inputs, tf.zeros_like(inputs)),
