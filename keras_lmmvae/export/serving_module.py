@@ -96,6 +96,11 @@ class ServingModule(tf.Module):
         """Encoded rows of raw columns, for all terms or some."""
         mean, scale = self._scaling
         chosen = self._model.value.random_effects if terms is None else terms
+        count = tf.shape(columns[FEATURES])[0]
+        for name, values in columns.items():
+            # A single key would be spread over all rows.
+            message = f"The input {name} must have as many rows as the others."
+            tf.debugging.assert_equal(tf.shape(values)[0], count, message)
         return encode_rows(columns, chosen, mean, scale, keep_mask=True, tables=self.tables)
 
     # Answers ----------------------------------------------------------------------------------
@@ -117,10 +122,11 @@ class ServingModule(tf.Module):
         return {"latent_mean": mean, "latent_log_var": log_var}
 
     def _decode(self, columns: Columns) -> Columns:
-        model = self._model.value
-        rows = self._rows(self._without_features(columns, columns["latent"]))
+        model, latent = self._model.value, columns["latent"]
+        effects = {name: values for name, values in columns.items() if name != "latent"}
+        rows = self._rows(self._without_features(effects, latent))
         contribution = model.effects_fit.contribution(rows)
-        standard = model.decode_standard(columns["latent"]) + contribution
+        standard = model.decode_standard(latent) + contribution
         return {"reconstruction": model.to_units(standard), **self._known(rows)}
 
     def _anomaly_score(self, columns: Columns) -> Columns:
