@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from rich.console import Console
 from small_models import small_model
 
@@ -269,3 +270,19 @@ class TestCommands:
         (tmp_path / CARD_FILE).write_text("{")
         with pytest.raises(ValueError, match="holds no model card"):
             command.inspect(tmp_path, Console(file=io.StringIO()))
+
+
+def test_grpc_request_of_the_page():
+    """The message that docs/serving.md builds: every input of the demo's request, typed."""
+    from tensorflow_serving.apis import predict_pb2
+
+    inputs = {"x": [[0.0] * 13] * 3, "easting": [1.0, 2.0, float("nan")], "syear": [1, 2, 3]}
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "houses"
+    for name, values in inputs.items():
+        dtype = np.int64 if name == "syear" else np.float32
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(np.asarray(values, dtype)))
+    again = predict_pb2.PredictRequest.FromString(request.SerializeToString())
+    assert tf.make_ndarray(again.inputs["x"]).shape == (3, 13)
+    assert tf.make_ndarray(again.inputs["syear"]).dtype == np.int64
+    assert np.isnan(tf.make_ndarray(again.inputs["easting"])[2])
