@@ -194,6 +194,16 @@ class TestRunner:
 
 
 class TestResults:
+    def test_columns_of_every_suite(self, tmp_path, monkeypatch):
+        """The same first columns whatever is measured; what is not stays empty."""
+        monkeypatch.setitem(
+            runner._MEASURES, "reconstruction", lambda *arguments: [{"accuracy": 0.5}]
+        )
+        cells = pick_cells(TINY, methods=["pca"], tables=["categorical"])
+        frame = run_suite(TINY, tmp_path, cells).frame
+        assert set(frame.columns) == COLUMNS | {"accuracy", "settings"}
+        assert frame[["mse", "oracle", "loglik"]].isna().all(axis=None)
+
     def test_foreign_file(self, tmp_path):
         (tmp_path / "tiny.csv").write_text("a,b\n1,2\n")
         with pytest.raises(ValueError, match=r"not a table of results.*columns=\['a', 'b'\]"):

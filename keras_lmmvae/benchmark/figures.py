@@ -29,7 +29,7 @@ def draw_figures(name: str, frame: Frame, folder: Path) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
-    if "accuracy" in frame:
+    if "accuracy" in frame.columns:
         best = frame[frame["classifier"] == frame["classifier"].iloc[0]]
         mean, _ = pivot(best, "accuracy")
         label = f"accuracy on held-out groups, {best['classifier'].iloc[0]}"

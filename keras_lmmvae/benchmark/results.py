@@ -15,6 +15,8 @@ __all__ = ["KEY", "Results"]
 
 KEY = ("dataset", "split", "d", "method", "seed")
 _FIRST = ("suite", *KEY)
+# In every file, empty where a suite does not measure them: an oracle needs a simulation.
+_MEASURES = ("mse", "oracle", "loglik", "seconds", "peak_mb")
 _LAST = ("settings", "versions")
 
 
@@ -63,8 +65,8 @@ class Results:
         new = pd.DataFrame([labels | row for row in rows])
         kept = self.frame[~self._rows_of(cell)]
         frame = pd.concat([kept, new], ignore_index=True) if len(kept) else new
-        middle = [name for name in frame if name not in _FIRST + _LAST]
-        self.frame = frame[[*_FIRST, *middle, *_LAST]]
+        others = [name for name in frame if name not in _FIRST + _MEASURES + _LAST]
+        self.frame = frame.reindex(columns=[*_FIRST, *_MEASURES, *others, *_LAST])
         self._write()
 
     def _rows_of(self, cell: Cell) -> pd.Series:
