@@ -138,9 +138,7 @@ def main() -> None:
     results = []
     for levels in options.levels:
         for batch_size in options.batch_size:
-            results.append(
-                compare(levels, batch_size, options.terms, options.turns, options.steps)
-            )
+            results.append(compare(levels, batch_size, options.terms, options.turns, options.steps))
             print(results[-1], flush=True)
     RESULTS.mkdir(exist_ok=True)
     name = "step_cost.csv" if options.terms == 1 else f"step_cost_{options.terms}_terms.csv"

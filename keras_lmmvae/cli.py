@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["app", "benchmark", "demo", "main", "suites"]
+__all__ = ["app", "benchmark", "demo", "export", "inspect", "main", "suites"]
 
 app = typer.Typer(
     name="keras-lmmvae",
@@ -69,6 +69,40 @@ def suites() -> None:
     from keras_lmmvae.benchmark import command
 
     command.list_suites()
+
+
+@app.command(epilog="Example: keras-lmmvae export runs/houses -o models/houses/1")
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or a .keras file.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="models/NAME/VERSION; without the version: the next one."
+        ),
+    ],
+    warmup: Annotated[
+        bool, typer.Option(help="Add warm-up requests; needs tensorflow-serving-api.")
+    ] = True,
+) -> None:
+    """Publishes a model for TensorFlow Serving: written, checked, then moved into place.
+
+    The exported model is loaded through TensorFlow's C API and must answer as the Python model.
+    """
+    from keras_lmmvae.export import command
+
+    command.export(run, output, warmup=warmup)
+
+
+@app.command(epilog="Example: keras-lmmvae inspect models/houses/1")
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(help="Folder of a run or of a published model, or a .keras file.")
+    ],
+) -> None:
+    """Prints the card of a model: terms, levels, variances, ICC, data fingerprint, versions."""
+    from keras_lmmvae.export import command
+
+    command.inspect(path)
 
 
 @app.command(epilog="Example: keras-lmmvae demo --output demo_output")

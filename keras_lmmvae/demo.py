@@ -10,6 +10,7 @@ was learned; saves, exports and serves the model.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,9 @@ def serve(model: lmm.LMMVAE, rows: dict[str, Any], folder: Path, console: Consol
         name: np.asarray(value, np.int64 if name == "syear" else np.float32).tolist()
         for name, value in request.items()
     }
+    # As TensorFlow Serving's REST interface takes it; NaN stands there as it does in JavaScript.
+    body = {"signature_name": "serving_default", "inputs": inputs}
+    (folder / "request.json").write_text(json.dumps(body) + "\n", encoding="utf-8")
     (answer,) = run_in_c_process(export, [{"signature": "serving_default", "inputs": inputs}])
     served = np.array(answer["outputs"]["reconstruction"])
     expected = model.predict(request, verbose=0)

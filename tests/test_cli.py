@@ -19,7 +19,7 @@ def run_main(monkeypatch, *arguments):
     return stop.value.code or 0
 
 
-@pytest.mark.parametrize("name", ["benchmark", "suites", "demo"])
+@pytest.mark.parametrize("name", ["benchmark", "suites", "export", "inspect", "demo"])
 def test_help_has_an_example(name):
     result = RUNNER.invoke(cli.app, [name, "--help"])
     assert result.exit_code == 0

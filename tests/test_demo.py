@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import matplotlib as mpl
@@ -28,6 +29,9 @@ def test_demo_writes_everything_and_serves(tmp_path: Path) -> None:
     for name in ("results.csv", "variance_components.csv", "houses.keras"):
         assert (tmp_path / name).stat().st_size > 0
     assert (tmp_path / "models" / "houses" / "1" / "saved_model.pb").exists()
+    body = json.loads((tmp_path / "request.json").read_text())
+    assert body["signature_name"] == "serving_default"
+    assert set(body["inputs"]) == {"x", "easting", "northing", "syear"}
     printed = text.getvalue()
     assert "place missing" in printed
     difference = printed.split("largest difference over all features: ")[1].split()[0]

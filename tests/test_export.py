@@ -77,6 +77,7 @@ def expected_of(model: lmm.LMMVAE, request: dict[str, Any]) -> dict[str, np.ndar
     rows = model.encode_data(request)
     mean, log_var = model.latent_posterior(rows, model.effects_fit.contribution(rows))
     return {
+        "standard_deviation": model.predictive(request).standard_deviation,
         "reconstruction": model.predict(request, verbose=0),
         "latent_mean": mean.numpy(),
         "latent_log_var": log_var.numpy(),
@@ -120,7 +121,8 @@ class TestAnswers:
             expected = expected_of(model, request)
             served, encoded = next(responses), next(responses)
             known = {f"known_{term.name}" for term in model.random_effects}
-            assert set(served["outputs"]) == {"reconstruction", "latent_mean"} | known
+            outputs = {"reconstruction", "standard_deviation", "latent_mean"}
+            assert set(served["outputs"]) == outputs | known
             assert set(encoded["outputs"]) == {"latent_mean", "latent_log_var"}
             for response in (served, encoded):
                 for name in set(response["outputs"]) - known:
@@ -128,6 +130,57 @@ class TestAnswers:
                         response["outputs"][name], expected[name], err_msg=name, **CLOSE
                     )
                     assert response["dtypes"][name] == "float32"
+
+    def test_decode(self, exported):
+        """`f(u) + Z B` of any latent: with the row's own latent, its reconstruction."""
+        kind, model, folder = exported
+        signatures = tf.saved_model.load(str(folder)).signatures
+        for request in requests_of(KINDS[kind][1]):
+            latent = model.encode(request)
+            inputs = {**{k: v for k, v in request.items() if k != "x"}, "latent": latent}
+            answer = signatures["decode"](**as_tensors(signatures["decode"], inputs))
+            expected = model.reconstruct(request)
+            np.testing.assert_allclose(answer["reconstruction"], expected, **CLOSE)
+
+    def test_anomaly_score(self, exported):
+        """Mean over the observed cells of squared error over predictive variance."""
+        kind, model, folder = exported
+        score = tf.saved_model.load(str(folder)).signatures["anomaly_score"]
+        for request in requests_of(KINDS[kind][1]):
+            answer = score(**as_tensors(score, request))
+            prediction = model.predictive(request)
+            error = (request["x"] - prediction.mean) / prediction.standard_deviation
+            np.testing.assert_allclose(answer["score"], np.nanmean(error**2, axis=1), rtol=1e-3)
+            squares = np.where(np.isnan(error), 0.0, error**2)
+            np.testing.assert_allclose(answer["squared_residual"], squares, rtol=1e-2, atol=1e-4)
+
+    def test_an_outlier_scores_high(self, exported):
+        """A row ten standard deviations off in one feature; and that feature is named."""
+        kind, model, folder = exported
+        score = tf.saved_model.load(str(folder)).signatures["anomaly_score"]
+        request = {
+            name: column[1:40].copy() for name, column in requests_of(KINDS[kind][1])[0].items()
+        }
+        request["x"] = np.nan_to_num(request["x"], nan=100.0)
+        request["x"][5, 2] += 10.0 * np.asarray(model.feature_scale)[2]
+        answer = score(**as_tensors(score, request))
+        assert np.argmax(answer["score"]) == 5
+        assert np.argmax(answer["squared_residual"][5]) == 2
+
+    def test_random_effects(self, exported):
+        """Mean and deviation of each term's effect; no features are sent."""
+        kind, model, folder = exported
+        signatures = tf.saved_model.load(str(folder)).signatures
+        for term in model.random_effects:
+            effects = signatures[f"random_effects_{term.name}"]
+            for request in requests_of(KINDS[kind][1]):
+                own = {name: request[name] for name in term.columns}
+                answer = effects(**as_tensors(effects, own))
+                mean, deviation = model.term_effects(term.label, request)
+                np.testing.assert_allclose(answer["mean"], mean, **CLOSE)
+                np.testing.assert_allclose(answer["standard_deviation"], deviation, **CLOSE)
+        if len(model.random_effects) == 1:
+            assert "random_effects" in signatures
 
     def test_known_says_which_levels_the_model_knows(self, exported):
         """False for unknown and for null keys, and where a number is missing."""
@@ -176,14 +229,17 @@ class TestGraph:
         """Raw columns in, one input each, any number of rows."""
         kind, _, folder = exported
         signatures = tf.saved_model.load(str(folder)).signatures
-        assert set(signatures) == {"serving_default", "encode"}
-        dtypes = {"x": tf.float32, "store": tf.int64, "name": tf.string}
-        for answer in signatures.values():
-            specs = answer.structured_input_signature[1]
-            assert set(specs) == {"x", *KINDS[kind][1]}
+        whole = {"serving_default", "encode", "anomaly_score"}
+        assert set(signatures) >= whole | {"decode"}
+        dtypes = {"store": tf.int64, "name": tf.string}
+        shapes = {"x": [None, 3], "latent": [None, 1]}
+        for signature in (*whole, "decode"):
+            specs = signatures[signature].structured_input_signature[1]
+            first = "latent" if signature == "decode" else "x"
+            assert set(specs) == {first, *KINDS[kind][1]}
             for name, spec in specs.items():
                 assert spec.dtype == dtypes.get(name, tf.float32)
-                assert spec.shape.as_list() == ([None, 3] if name == "x" else [None])
+                assert spec.shape.as_list() == shapes.get(name, [None])
 
     def test_operations_run_anywhere(self, exported):
         """No random numbers and no factorisations: linear algebra is done before."""
@@ -206,7 +262,7 @@ class TestGraph:
             for term in model.random_effects
             for variable in term.served_variables()
         )
-        assert sum(sizes) <= networks + tables + 3 * 3 + 10
+        assert sum(sizes) <= networks + tables + 4 * 3 + 10
 
 
 class TestFolder:

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lmmvae.effects.grouping import Grouping
-from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
+from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE, ServedTable, Vocabulary
 from keras_lmmvae.validation import NULL_INTEGER
 
 
@@ -133,11 +133,10 @@ class TestLookup:
     def test_table_of_its_column_is_used(self, tmp_path):
         """Given tables, by column, stand in for the one in memory."""
         grouping = adapted(["a", "b", "b"])
-        grouping.vocabulary.extended(np.array(["c"], object)).save(tmp_path / "keys.txt")
-        table = grouping.vocabulary.file_table(str(tmp_path / "keys.txt"))
-        keys = tf.constant(["c", "b"])
-        assert grouping.lookup(keys).numpy().tolist() == [UNKNOWN_CODE, 1]
-        assert grouping.lookup(keys, {"store": table}).numpy().tolist() == [2, 1]
+        table = ServedTable(Vocabulary(["b", "c"]), tmp_path / "keys.txt")
+        keys = tf.constant(["c", "b", ""])
+        assert grouping.lookup(keys).numpy().tolist() == [UNKNOWN_CODE, 1, NULL_CODE]
+        assert grouping.lookup(keys, {"store": table}).numpy().tolist() == [1, 0, NULL_CODE]
 
     @pytest.mark.parametrize(
         ("levels", "keys", "text"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE, Vocabulary
+from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE, ServedTable, Vocabulary
 from keras_lmmvae.validation import NULL_INTEGER
 
 STRINGS = ["", " padded ", "#", "10", "9", "Straße", "a\tb", "naïve", "дом", "家", "🏠"][1:]
@@ -88,7 +88,7 @@ class TestFile:
         keys, codes = some_keys(vocabulary)
         path = str(tmp_path / "keys.txt")
         vocabulary.save(path)
-        found = vocabulary.lookup(keys, vocabulary.file_table(path))
+        found = vocabulary.lookup(keys, ServedTable(vocabulary, path))
         assert found.dtype == tf.int32
         assert found.numpy().tolist() == codes
 
@@ -98,7 +98,7 @@ class TestFile:
         path = tmp_path / "keys.txt"
         vocabulary.save(path)
         module = tf.Module()
-        module.table = vocabulary.file_table(str(path))
+        module.table = ServedTable(vocabulary, path)
         module.find = tf.function(
             lambda keys: vocabulary.lookup(keys, module.table),
             input_signature=[tf.TensorSpec((None,), vocabulary.dtype)],

@@ -174,6 +174,10 @@ class RandomEffect(keras.layers.Layer):
         """Column -> its keys, for terms that look keys up."""
         return {}
 
+    def typical_values(self) -> dict[str, float]:
+        """A usual value of every column with numbers, in its units."""
+        return {}
+
     def column_dtypes(self) -> dict[str, tf.DType]:
         """Column -> dtype of what a request holds."""
         keys = {column: vocabulary.dtype for column, vocabulary in self.vocabularies().items()}
@@ -181,7 +185,7 @@ class RandomEffect(keras.layers.Layer):
 
     def served_variables(self) -> list[keras.Variable]:
         """Variables that an answer to a request reads."""
-        return [self.posterior.effects]
+        return self.posterior.served_variables()
 
     def unmodelled_variance(self, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor | float:
         """Prior variance of what the basis leaves out at some rows, `(b, p)`."""

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_lmmvae.effects.grouped_effect import GroupedEffect
 from keras_lmmvae.effects.random_effect import Encoded
-from keras_lmmvae.effects.scaling import ColumnScaling
+from keras_lmmvae.effects.scaling import ColumnScaling, finite_or_zero
 from keras_lmmvae.effects.vocabulary import NULL_CODE
 from keras_lmmvae.validation import as_float_column, check_positive, received
 
@@ -112,7 +112,8 @@ class RandomSlopes(GroupedEffect):
         if self.num_terms == 1:
             return {"codes": codes}
         inputs = self.scaling.scale(columns)  # (b, c)
-        is_finite = tf.reduce_all(tf.math.is_finite(inputs), axis=1)
+        inputs, are_finite = finite_or_zero(inputs)
+        is_finite = tf.reduce_all(are_finite, axis=1)
         return {
             "codes": tf.where(is_finite, codes, NULL_CODE),
             "inputs": tf.where(is_finite[:, None], inputs, tf.zeros_like(inputs)),
@@ -125,6 +126,9 @@ class RandomSlopes(GroupedEffect):
         powers = [inputs[:, :1] ** power for power in range(1, self._powers + 1)]
         covariates = inputs[:, 1 if powers else 0 :]
         return tf.concat([tf.ones_like(inputs[:, :1]), *powers, covariates], axis=1)  # (b, m)
+
+    def typical_values(self) -> dict[str, float]:
+        return dict(zip(self.scaling.columns, self.scaling.center, strict=True))
 
     def term_names(self) -> list[str]:
         powers = [f"{self.time}^{power}" for power in range(2, self._powers + 1)]

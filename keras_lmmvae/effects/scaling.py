@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_lmmvae.validation import NULL_INTEGER, received
 
-__all__ = ["ColumnScaling", "as_numbers"]
+__all__ = ["ColumnScaling", "as_numbers", "finite_or_zero"]
 
 # Of the centre: a column that varies less does so by rounding only.
 _CONSTANT_TOLERANCE = 1e-12
@@ -23,6 +23,21 @@ def as_numbers(column: Any) -> tf.Tensor:
         return numbers
     nan = tf.constant(np.nan, tf.float64)
     return tf.where(tf.equal(column, tf.constant(NULL_INTEGER, tf.int64)), nan, numbers)
+
+
+def finite_or_zero(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Values with 0 for NaN and infinity, and which of them were finite.
+
+    In the words that converters understand: of a selection by any other condition ONNX gets a
+    product with 0, which leaves NaN what it is.
+
+    Args:
+        values: Float tensor.
+    """
+    zeros = tf.zeros_like(values)
+    numbers = tf.where(tf.math.is_nan(values), zeros, values)
+    numbers = tf.where(tf.math.is_inf(numbers), zeros, numbers)
+    return numbers, tf.abs(values) < float("inf")
 
 
 class ColumnScaling:

@@ -18,7 +18,7 @@ from keras_lmmvae.effects.coordinates import (
 )
 from keras_lmmvae.effects.length_scale import fit_length_scale
 from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
-from keras_lmmvae.effects.scaling import ColumnScaling
+from keras_lmmvae.effects.scaling import ColumnScaling, finite_or_zero
 from keras_lmmvae.effects.vocabulary import NULL_CODE
 from keras_lmmvae.validation import as_float_column, check_positive, received
 
@@ -192,7 +192,8 @@ class SpatialEffect(RandomEffect):
     ) -> Encoded:
         self.require_adapted()
         inputs = self.scaling.scale(self._positions(columns))
-        is_finite = tf.reduce_all(tf.math.is_finite(inputs), axis=1)
+        inputs, are_finite = finite_or_zero(inputs)
+        is_finite = tf.reduce_all(are_finite, axis=1)
         return {
             "codes": tf.where(is_finite, 0, NULL_CODE),
             "inputs": tf.where(is_finite[:, None], inputs, tf.zeros_like(inputs)),
@@ -237,7 +238,7 @@ class SpatialEffect(RandomEffect):
     def excess_variance(self, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor | float:
         """The same in excess of its average over the training rows, which the noise holds."""
         posterior = self.posterior
-        total = tf.linalg.trace(posterior.gram[0])
+        total = tf.reduce_sum(posterior.gram * np.eye(self.num_terms, dtype=np.float32))
         rows = tf.reduce_sum(posterior.count)
         average = tf.where(rows > 0.0, tf.math.divide_no_nan(total, rows), 1.0)
         return self._missing_variance(average, codes, basis)
@@ -285,10 +286,14 @@ class SpatialEffect(RandomEffect):
 
     def served_variables(self) -> list[keras.Variable]:
         basis = [self.inducing_points, self.projection, self.scaled_length_scale]
-        return [*super().served_variables(), *basis]
+        design = [self.posterior.gram, self.posterior.count] if self.posterior.has_folds else []
+        return [*super().served_variables(), *basis, *design]
 
     def column_dtypes(self) -> dict[str, tf.DType]:
         return dict.fromkeys(self.columns, tf.float32)
+
+    def typical_values(self) -> dict[str, float]:
+        return dict(zip(self.columns, self.level_names()[0], strict=True))
 
     def level_columns(self) -> list[str]:
         """Names of the coordinates in `level_names`."""

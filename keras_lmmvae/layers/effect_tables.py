@@ -131,6 +131,14 @@ class EffectTables(keras.layers.Layer):
             if self.num_terms > 1:
                 self.rotations(folds).assign(rotation)
 
+    def served_variables(self) -> list[keras.Variable]:
+        """Variables that posterior means and variances of new rows are computed from."""
+        variables = [self.effects, self.effect_variance, self.term_covariance]
+        if not self.has_folds:
+            return variables
+        variables += [self.eigenvalues, self.variance_inflation]
+        return [*variables, self.rotation] if self.num_terms > 1 else variables
+
     def rotations(self, folds: bool) -> keras.Variable:
         """Rotations of the folds' tables, or of the common one."""
         return self.fold_rotation if folds else self.rotation

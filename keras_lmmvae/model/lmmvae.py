@@ -13,6 +13,7 @@ from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.model.adaptation import Adaptation
 from keras_lmmvae.model.amortized_fit import AmortizedFit
 from keras_lmmvae.model.arguments import check_arguments, clone_terms
+from keras_lmmvae.model.conditioning import Conditioning
 from keras_lmmvae.model.conjugate_fit import ConjugateFit
 from keras_lmmvae.model.effects_fit import NOISE_VARIANCE_FLOOR, EffectsFit
 from keras_lmmvae.model.elbo import ElboTerms, gaussian_log_likelihood, latent_kl
@@ -27,7 +28,9 @@ __all__ = ["LMMVAE"]
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class LMMVAE(Training, Predicting, Reporting, Updating, Saving, Adaptation, keras.Model):
+class LMMVAE(
+    Training, Predicting, Conditioning, Reporting, Updating, Saving, Adaptation, keras.Model
+):
     """Variational autoencoder with the random effects of linear mixed models.
 
         x[i] = f(u[i]) + sum{ Z_k[i] @ B_k : k=1...K } + e[i]
@@ -198,6 +201,8 @@ class LMMVAE(Training, Predicting, Reporting, Updating, Saving, Adaptation, kera
 
     def effect_codes(self, rows: Rows) -> list[tuple[tf.Tensor, tf.Tensor]]:
         """Amortized posterior: means and log variances of the terms' codes."""
+        if not self.random_effects:
+            return []
         values = self._encoder_input(rows, tf.zeros_like(rows[FEATURES]))
         if self.shared_encoder:
             values = self.latent_encoder.hidden(values)

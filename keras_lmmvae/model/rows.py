@@ -14,6 +14,7 @@ import pandas as pd
 import tensorflow as tf
 
 from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.effects.scaling import finite_or_zero
 from keras_lmmvae.validation import as_features, check_columns, received
 
 __all__ = [
@@ -168,8 +169,7 @@ def encode_rows(
     x = tf.cast(prepared[FEATURES], tf.float64)
     x = tf.cast((x - mean.astype(np.float64)) / scale.astype(np.float64), tf.float32)
     x = tf.ensure_shape(x, (None, len(mean)))
-    observed = tf.math.is_finite(x)
-    x = tf.where(observed, x, tf.zeros_like(x))
+    x, observed = finite_or_zero(x)
     rows: Rows = {
         FEATURES: x,
         EFFECTS: {term.label: term.encode(prepared, tables) for term in terms},

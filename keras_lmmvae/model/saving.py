@@ -46,17 +46,20 @@ class Saving(ModelPart):
             super().save(fresh, zipped=zipped, **kwargs)
             os.replace(fresh, target)
 
-    def export(self, filepath: str | Path, **kwargs: Any) -> None:
+    def export(self, filepath: str | Path, *, keys_in_graph: bool = False, **kwargs: Any) -> None:
         """Writes a SavedModel for TensorFlow Serving, whose signatures take raw columns.
 
-        `serving_default`: "x" and one input per effect column; gives "reconstruction",
-        "latent_mean", and per term "known_<term>". `encode`: the same inputs; gives
-        "latent_mean", "latent_log_var". Rows are independent of each other, the batch size is
-        free, floats are float32; keys are strings or int64, as those adapted to. The empty
-        string, the smallest int64 and NaN stand for missing keys and coordinates.
+        `serving_default`, `encode`, `decode`, `anomaly_score`, `random_effects_<term>`, and
+        `condition_<term>` for terms with intercepts; see docs/serving.md for their inputs and
+        outputs. Rows are independent of each other, the batch size is free, floats are float32;
+        keys are strings or int64, as those adapted to. The empty string, the smallest int64 and
+        NaN stand for missing keys and coordinates. `keras_lmmvae.export.publish` adds a model
+        card, warm-up requests and a check.
 
         Args:
             filepath: Folder to write, for TensorFlow Serving `models/<name>/<version>`.
+            keys_in_graph: Whether keys are constants of the graph instead of asset files: for
+                OpenVINO, which reads no assets; not for millions of keys.
             **kwargs: Keras' `format="tf_saved_model"` and `verbose`, nothing else.
 
         Raises:
@@ -72,7 +75,7 @@ class Saving(ModelPart):
         # Here, not above: the exporter knows models, and models know no exporter to be made.
         from keras_lmmvae.export.saved_model import export_saved_model
 
-        export_saved_model(self, filepath)
+        export_saved_model(self, filepath, keys_in_graph=keys_in_graph)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object

@@ -1,0 +1,116 @@
+"""Publishing: export, card, warm-up requests and a check, in one step or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_lmmvae.export.model_card import model_card
+from keras_lmmvae.export.requests import example_requests
+from keras_lmmvae.export.saved_model import write_saved_model
+from keras_lmmvae.export.verification import verify_saved_model
+from keras_lmmvae.export.warmup import read_warmup_requests, write_warmup_requests
+from keras_lmmvae.validation import received
+
+if TYPE_CHECKING:
+    from keras_lmmvae.model.lmmvae import LMMVAE
+
+__all__ = ["CARD_FILE", "Published", "publish", "read_card"]
+
+CARD_FILE = Path("assets.extra") / "model_card.json"
+"""Where the card lies in the folder of a SavedModel; TensorFlow Serving leaves it alone."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What `publish` did.
+
+    Attributes:
+        folder: The version's folder.
+        card: The model card.
+        requests: Number of requests that were replayed.
+        largest_difference: Between served and Python answers, relative to each output's size.
+    """
+
+    folder: Path
+    card: dict[str, Any]
+    requests: int
+    largest_difference: float
+
+
+def publish(model: LMMVAE, filepath: str | Path, *, warmup: bool = True) -> Published:
+    """Writes `models/<name>/<version>` for TensorFlow Serving, checked before it appears.
+
+    The SavedModel, its card (`assets.extra/model_card.json`) and warm-up requests are written
+    beside their place; the requests are replayed through TensorFlow's C API, in a process that
+    cannot import TensorFlow, and compared with the Python model; then the folder is renamed. A
+    server that watches `models/<name>` never sees half of a version.
+
+    Args:
+        model: A fitted model.
+        filepath: Folder of the version, whose name is a whole number; or of the model, to which
+            the next version is added.
+        warmup: Whether to add warm-up requests; needs `tensorflow-serving-api`.
+
+    Returns:
+        A `Published`.
+
+    Raises:
+        ValueError: If the model is not fitted, the version is there already, or the exported
+            model does not answer as the Python model.
+        ImportError: If warm-up requests are wanted and `tensorflow-serving-api` is missing.
+    """
+    model.require_fitted()
+    target = _version_folder(Path(filepath))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    card = model_card(model)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".publish-") as folder:
+        fresh = Path(folder) / "model"
+        write_saved_model(model, fresh, Path(folder) / "vocabularies")
+        requests = example_requests(model)
+        if warmup:
+            write_warmup_requests(fresh, requests, target.parent.name)
+            requests = read_warmup_requests(fresh)
+        difference = verify_saved_model(model, fresh, requests)
+        path = fresh / CARD_FILE
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.rename(fresh, target)
+    return Published(target, card, len(requests), difference)
+
+
+def _version_folder(path: Path) -> Path:
+    """The folder to write: as named, or the next version of the model."""
+    if not path.name.isdecimal():
+        versions = [int(p.name) for p in path.glob("*") if p.name.isdecimal()]
+        return path / str(max(versions, default=0) + 1)
+    if path.exists():
+        raise ValueError(
+            "This version is there already: choose another number, for a server may be reading "
+            "it. " + received(filepath=str(path))
+        )
+    return path
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """Reads the card of a published model.
+
+    Args:
+        folder: Folder of the SavedModel.
+
+    Raises:
+        ValueError: If there is no card, or it is damaged.
+    """
+    path = Path(folder) / CARD_FILE
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            "The folder holds no model card, expected a model that was published. "
+            + received(folder=str(folder))
+        ) from error
+    return dict(card)

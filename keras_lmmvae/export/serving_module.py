@@ -1,0 +1,190 @@
+"""What a SavedModel holds: the variables, lookup tables and functions of a fitted model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.effects.vocabulary import ServedTable
+from keras_lmmvae.export.condition_signature import ConditionSignature, can_condition
+from keras_lmmvae.model.rows import EFFECTS, FEATURES, Rows, encode_rows
+
+if TYPE_CHECKING:
+    from keras_lmmvae.model.lmmvae import LMMVAE
+
+__all__ = ["ServingModule", "Untracked"]
+
+Columns = dict[str, tf.Tensor]
+Answer = Callable[[Columns], Columns]
+
+
+class ServingModule(tf.Module):
+    """The functions that a SavedModel answers with, row by row independent.
+
+    Args:
+        model: A fitted model.
+        folder: Folder for the files of keys, which become assets; `None`: keys in the graph.
+    """
+
+    def __init__(self, model: LMMVAE, folder: Path | None) -> None:
+        super().__init__(name="lmmvae")
+        self._model = Untracked(model)
+        self.state = [variable.value for variable in _served_variables(model)]
+        self.tables: dict[str, Any] = {}
+        for number, term in enumerate(model.random_effects):
+            for column, vocabulary in term.vocabularies().items():
+                path = None if folder is None else folder / f"vocabulary_{number}.txt"
+                self.tables[column] = ServedTable(vocabulary, path)
+        convert = keras.ops.convert_to_numpy
+        self._scaling = (convert(model.feature_mean), convert(model.feature_scale))
+
+    # Signatures -------------------------------------------------------------------------------
+
+    def signatures(self) -> dict[str, Any]:
+        """Concrete functions by signature."""
+        model = self._model.value
+        columns = self._column_specs(model.random_effects)
+        rows = {"x": tf.TensorSpec((None, model.num_features), tf.float32, name="x"), **columns}
+        latent = tf.TensorSpec((None, model.latent_dim), tf.float32, name="latent")
+        functions: dict[str, tuple[Answer, dict[str, tf.TensorSpec]]] = {
+            "serving_default": (self._serve, rows),
+            "encode": (self._encode, rows),
+            "decode": (self._decode, {"latent": latent, **columns}),
+            "anomaly_score": (self._anomaly_score, rows),
+        }
+        functions |= self._term_functions()
+        return {
+            name: tf.function(answer).get_concrete_function(specs)
+            for name, (answer, specs) in functions.items()
+        }
+
+    def _term_functions(self) -> dict[str, tuple[Answer, dict[str, tf.TensorSpec]]]:
+        """`random_effects` of every term and `condition` of those with intercepts.
+
+        With one such term the signature has the plain name as well.
+        """
+        model = self._model.value
+        found: dict[str, tuple[Answer, dict[str, tf.TensorSpec]]] = {}
+        for term in model.random_effects:
+            specs = self._column_specs([term])
+            found[f"random_effects_{term.name}"] = (self._random_effects(term), specs)
+            if can_condition(model, term):
+                condition = ConditionSignature(model, term, self._rows)
+                specs = condition.input_specs(self._column_specs(condition.others))
+                found[f"condition_{term.name}"] = (condition, specs)
+        for name in ("random_effects", "condition"):
+            own = [key for key in found if key.startswith(f"{name}_")]
+            if len(own) == 1:
+                found[name] = found[own[0]]
+        return found
+
+    def _column_specs(self, terms: list[RandomEffect]) -> dict[str, tf.TensorSpec]:
+        specs: dict[str, tf.TensorSpec] = {}
+        for term in terms:
+            for column, dtype in term.column_dtypes().items():
+                # A column that one term takes for keys and another for numbers travels as keys.
+                if column not in specs or column in term.vocabularies():
+                    specs[column] = tf.TensorSpec((None,), dtype, name=column)
+        return specs
+
+    def _rows(self, columns: Columns, terms: list[RandomEffect] | None = None) -> Rows:
+        """Encoded rows of raw columns, for all terms or some."""
+        mean, scale = self._scaling
+        chosen = self._model.value.random_effects if terms is None else terms
+        count = tf.shape(columns[FEATURES])[0]
+        for name, values in columns.items():
+            # A single key would be spread over all rows.
+            message = f"The input {name} must have as many rows as the others."
+            tf.debugging.assert_equal(tf.shape(values)[0], count, message)
+        return encode_rows(columns, chosen, mean, scale, keep_mask=True, tables=self.tables)
+
+    # Answers ----------------------------------------------------------------------------------
+
+    def _serve(self, columns: Columns) -> Columns:
+        model, rows = self._model.value, self._rows(columns)
+        contribution = model.effects_fit.contribution(rows)
+        mean, _ = model.latent_posterior(rows, contribution)
+        return {
+            "reconstruction": model.to_units(model.decode_standard(mean) + contribution),
+            "standard_deviation": tf.sqrt(self._variance(rows)) * model.feature_scale,
+            "latent_mean": mean,
+            **self._known(rows),
+        }
+
+    def _encode(self, columns: Columns) -> Columns:
+        model, rows = self._model.value, self._rows(columns)
+        mean, log_var = model.latent_posterior(rows, model.effects_fit.contribution(rows))
+        return {"latent_mean": mean, "latent_log_var": log_var}
+
+    def _decode(self, columns: Columns) -> Columns:
+        model, latent = self._model.value, columns["latent"]
+        effects = {name: values for name, values in columns.items() if name != "latent"}
+        rows = self._rows(self._without_features(effects, latent))
+        contribution = model.effects_fit.contribution(rows)
+        standard = model.decode_standard(latent) + contribution
+        return {"reconstruction": model.to_units(standard), **self._known(rows)}
+
+    def _anomaly_score(self, columns: Columns) -> Columns:
+        """Squared errors over predictive variances: 1 on average for rows like the training's."""
+        model, rows = self._model.value, self._rows(columns)
+        contribution = model.effects_fit.contribution(rows)
+        mean, _ = model.latent_posterior(rows, contribution)
+        error = rows[FEATURES] - model.decode_standard(mean) - contribution
+        observed = tf.cast(rows["observed"], tf.float32)
+        squares = observed * tf.square(error) / self._variance(rows)
+        cells = tf.reduce_sum(observed, axis=1)
+        score = tf.math.divide_no_nan(tf.reduce_sum(squares, axis=1), cells)
+        return {"score": score, "squared_residual": squares, **self._known(rows)}
+
+    def _random_effects(self, term: RandomEffect) -> Answer:
+        def answer(columns: Columns) -> Columns:
+            model = self._model.value
+            rows = self._rows(self._without_features(columns, *columns.values()), [term])
+            variance = model.effects_fit.row_variance(term, rows, marginal=True)
+            scale = tf.convert_to_tensor(model.feature_scale)
+            return {
+                "mean": model.effects_fit.term_contribution(term, rows) * scale,
+                "standard_deviation": tf.sqrt(variance) * scale,
+                "known": rows[EFFECTS][term.label]["codes"] >= 0,
+            }
+
+        return answer
+
+    def _variance(self, rows: Rows) -> tf.Tensor:
+        """Variance of a new observation around its reconstruction, `(b, p)`, standardised."""
+        model = self._model.value
+        return model.noise_variance + model.effects_fit.contribution_variance(rows)
+
+    def _known(self, rows: Rows) -> Columns:
+        """Whether each term knows the row's level or place."""
+        terms = self._model.value.random_effects
+        return {f"known_{t.name}": rows[EFFECTS][t.label]["codes"] >= 0 for t in terms}
+
+    def _without_features(self, columns: Columns, like: tf.Tensor, *_: tf.Tensor) -> Columns:
+        """Columns with features that are all missing, for answers that do not read them."""
+        width = self._model.value.num_features
+        return {**columns, FEATURES: tf.fill([tf.shape(like)[0], width], float("nan"))}
+
+
+class Untracked:
+    """Holds an object that a tf.Module must not look into."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _served_variables(model: LMMVAE) -> list[keras.Variable]:
+    """Variables that answers read: networks, scales, effects; not what training keeps."""
+    variables = [*model.latent_encoder.variables, *model.latent_decoder.variables]
+    variables += [model.feature_mean, model.feature_scale, model.residual_scale]
+    variables += [model.noise_variance]
+    if model.posterior == "conjugate" and model.random_effects:
+        variables.append(model.inflation)
+    for term in model.random_effects:
+        variables += term.served_variables()
+    return variables

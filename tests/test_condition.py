@@ -1,0 +1,251 @@
+"""`condition`: the effects of a level given a few of its rows, without any update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_models import DenseTerm, dense_blup, known_model, small_model
+
+import keras_lmmvae as lmm
+from keras_lmmvae.model.conditioning import GaussianEffects
+
+NOISE = np.array([0.5, 1.0, 2.0])
+VARIANCE = np.array([1.5, 0.3, 1.0])
+PSI = np.array([[1.0, -0.3], [-0.3, 0.5]])
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+RNG = np.random.default_rng(0)
+OLD = {
+    "x": RNG.normal(size=(120, 3)) * [1.0, 2.0, 0.5] + [5.0, 0.0, -2.0],
+    "store": RNG.integers(0, 10, 120),
+    "city": RNG.integers(0, 4, 120),
+    "t": RNG.uniform(-1.0, 2.0, 120),
+    "east": RNG.uniform(0.0, 3.0, 120),
+    "north": RNG.uniform(0.0, 3.0, 120),
+}
+NEW = {
+    "x": RNG.normal(size=(7, 3)) + [6.0, 1.0, -2.0],
+    "store": np.full(7, 77),
+    "city": RNG.integers(0, 4, 7),
+    "t": RNG.uniform(-1.0, 2.0, 7),
+    "east": RNG.uniform(0.0, 3.0, 7),
+    "north": RNG.uniform(0.0, 3.0, 7),
+}
+NEW["x"][2, 1] = np.nan
+
+
+def known(terms: list[Any], **options: Any) -> lmm.LMMVAE:
+    """A model at known variances whose effects are those of the old rows."""
+    variances = {term.label: VARIANCE for term in terms}
+    model = known_model(terms, OLD, NOISE, variances, **options)
+    model.update_random_effects(OLD, keep_history=False)
+    return model
+
+
+def trained(terms: list[Any]) -> lmm.LMMVAE:
+    model = small_model(terms)
+    model.adapt(OLD)
+    model.compile("adam")
+    model.fit(OLD, epochs=3, batch_size=40, verbose=0)
+    return model
+
+
+class TestExactPosterior:
+    """With a decoder that is 0 everywhere the model is a linear mixed model."""
+
+    def test_unseen_level(self):
+        """The BLUP and its standard deviation, missing cells left out."""
+        found = known([lmm.RandomIntercept("store")]).condition(NEW, on="store")
+        term = DenseTerm.of_levels(NEW["store"], VARIANCE)
+        mean, covariance = dense_blup(NEW["x"] - OLD["x"].mean(axis=0), [term], NOISE)
+        np.testing.assert_allclose(found.effects, mean, **CLOSE)
+        np.testing.assert_allclose(found.standard_deviation[0] ** 2, covariance[:, 0, 0], **CLOSE)
+        np.testing.assert_allclose(
+            found.reconstruction, np.tile(OLD["x"].mean(axis=0) + mean[0], (7, 1)), **CLOSE
+        )
+
+    def test_slopes_in_units_of_time(self):
+        model = known(
+            [lmm.RandomSlopes("store", time="t", degree=1)], term_covariance={"store": PSI}
+        )
+        found = model.condition(NEW, on="store")
+        basis = np.stack([np.ones(7), NEW["t"]], axis=1)
+        term = DenseTerm.of_levels(NEW["store"], VARIANCE, basis, PSI)
+        mean, covariance = dense_blup(NEW["x"] - OLD["x"].mean(axis=0), [term], NOISE)
+        np.testing.assert_allclose(found.effects, mean, **CLOSE)
+        variances = np.diagonal(covariance, axis1=1, axis2=2).T
+        np.testing.assert_allclose(found.standard_deviation**2, variances, rtol=1e-3)
+
+    def test_known_level_adds_to_its_rows(self):
+        """The BLUP of the level's old and new rows together."""
+        rows = {**NEW, "store": np.full(7, 3)}
+        found = known([lmm.RandomIntercept("store")]).condition(rows, on="store")
+        own = OLD["store"] == 3
+        values = np.concatenate([OLD["x"][own], rows["x"]]) - OLD["x"].mean(axis=0)
+        term = DenseTerm.of_levels(np.zeros(len(values)), VARIANCE)
+        mean, _ = dense_blup(values, [term], NOISE)
+        np.testing.assert_allclose(found.effects, mean, **CLOSE)
+
+    def test_surface_equals_an_update(self):
+        """New rows change a surface as `update_random_effects` would."""
+        rows = {**NEW, "x": np.where(np.isnan(NEW["x"]), 0.0, NEW["x"])}
+        model = known([lmm.SpatialEffect(("east", "north"), length_scale=1.0, num_features=30)])
+        found = model.condition(rows, on="east_north")
+        model.update_random_effects(rows)
+        mean, _ = model.term_effects("east_north", rows)
+        np.testing.assert_allclose(found.effects, mean, rtol=1e-3, atol=1e-3)
+
+    def test_other_terms_are_taken_out(self):
+        """The level explains what the city's effects leave."""
+        model = known([lmm.RandomIntercept("store"), lmm.RandomIntercept("city")])
+        found = model.condition(NEW, on="store")
+        city = model.random_effects_table("city").loc[NEW["city"]].to_numpy()
+        term = DenseTerm.of_levels(NEW["store"], VARIANCE)
+        mean, _ = dense_blup(NEW["x"] - OLD["x"].mean(axis=0) - city, [term], NOISE)
+        np.testing.assert_allclose(found.effects, mean, **CLOSE)
+
+
+class TestGaussianEffects:
+    def test_left_out_fits_equal_refits(self):
+        """The fit of each row without it, by leaving it out in earnest, cell by cell."""
+        rng = np.random.default_rng(1)
+        basis, residual = rng.normal(size=(6, 2)), rng.normal(size=(6, 3))
+        cells = (rng.random((6, 3)) < 0.8).astype(float)
+        prior = GaussianEffects(
+            rng.normal(size=(2, 3)), np.stack([np.eye(2) * k for k in (1, 2, 3)])
+        )
+        _, left_out = prior.given(residual, basis, cells, NOISE)
+        for row in range(6):
+            kept = cells.copy()
+            kept[row] = 0.0
+            without, _ = prior.given(residual, basis, kept, NOISE)
+            np.testing.assert_allclose(left_out[row], basis[row] @ without.mean, rtol=1e-8)
+
+    def test_no_rows_change_nothing(self):
+        prior = GaussianEffects(np.ones((2, 3)), np.stack([np.eye(2)] * 3))
+        posterior, left_out = prior.given(np.ones((4, 3)), np.ones((4, 2)), np.zeros((4, 3)), NOISE)
+        np.testing.assert_array_equal(posterior.mean, prior.mean)
+        np.testing.assert_allclose(left_out, 2.0)
+        np.testing.assert_allclose(posterior.deviations(np.eye(2)), 1.0)
+
+
+class TestServed:
+    """The signature `condition` gives the same answers, for many requests at once."""
+
+    @pytest.fixture(scope="class")
+    def served(self, tmp_path_factory) -> tuple[lmm.LMMVAE, Any]:
+        model = trained([lmm.RandomIntercept("store"), lmm.RandomIntercept("city")])
+        folder = tmp_path_factory.mktemp("served") / "1"
+        model.export(folder)
+        return model, tf.saved_model.load(str(folder))
+
+    @staticmethod
+    def request(counts: list[int]) -> dict[str, tf.Tensor]:
+        """Requests with so many support rows each, padded to seven."""
+        size = len(counts)
+        mask = np.arange(7)[None, :] < np.array(counts)[:, None]
+        x = np.where(np.isnan(NEW["x"]), np.nan, NEW["x"])
+        support = np.where(mask[..., None], np.stack([x] * size), 1e9)
+        return {
+            "x": tf.constant(NEW["x"][:size], tf.float32),
+            "city": tf.constant(NEW["city"][:size], tf.int64),
+            "support": tf.constant(support, tf.float32),
+            "support_mask": tf.constant(mask, tf.float32),
+            "support_city": tf.constant(np.stack([NEW["city"]] * size), tf.int64),
+        }
+
+    def test_equals_python(self, served):
+        """Any number of support rows; what the mask hides does not count."""
+        model, loaded = served
+        counts = [7, 1, 4, 2]
+        answer = loaded.signatures["condition_store"](**self.request(counts))
+        for number, count in enumerate(counts):
+            rows = {name: values[:count] for name, values in NEW.items()}
+            expected = model.condition(rows, on="store")
+            for name in ("effects", "standard_deviation"):
+                np.testing.assert_allclose(
+                    answer[name][number], getattr(expected, name)[0], **CLOSE
+                )
+            if number < count:
+                np.testing.assert_allclose(
+                    answer["reconstruction"][number], expected.reconstruction[number], **CLOSE
+                )
+
+    def test_no_support_is_the_population(self, served):
+        """Effect 0 with the prior's variance; the reconstruction of an unseen key."""
+        model, loaded = served
+        answer = loaded.signatures["condition_store"](**self.request([0, 0]))
+        np.testing.assert_array_equal(answer["effects"], 0.0)
+        prior = np.sqrt(model.variance_components().loc["store"])
+        np.testing.assert_allclose(answer["standard_deviation"][1], prior, rtol=1e-5)
+        rows = {name: values[:2] for name, values in NEW.items()}
+        np.testing.assert_allclose(answer["reconstruction"], model.reconstruct(rows), **CLOSE)
+
+    def test_requests_do_not_mix(self, served):
+        """A request's answer is the same alone and among others."""
+        _, loaded = served
+        condition = loaded.signatures["condition_store"]
+        together = condition(**self.request([3, 7, 5]))
+        alone = condition(**{k: v[1:2] for k, v in self.request([3, 7, 5]).items()})
+        for name, values in alone.items():
+            np.testing.assert_allclose(values[0], together[name][1], rtol=1e-5, atol=1e-6)
+
+    def test_only_where_it_is_exact(self, tmp_path):
+        """Terms with intercepts have the signature; slopes and surfaces condition in Python."""
+        terms = [lmm.RandomSlopes("store", time="t"), lmm.SpatialEffect(("east", "north"))]
+        trained(terms).export(tmp_path / "1")
+        signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
+        assert not [name for name in signatures if name.startswith("condition")]
+
+
+class TestWithNetworks:
+    def test_reads_rows_less_what_the_others_say(self):
+        """A fixed point: the last residuals give the effects."""
+        model = trained([lmm.RandomIntercept("store")])
+        found = model.condition(NEW, on="store")
+        again = model.condition(NEW, on="store")
+        np.testing.assert_array_equal(found.effects, again.effects)
+        assert np.isfinite(found.reconstruction).all()
+
+    def test_more_rows_know_more(self):
+        model = trained([lmm.RandomIntercept("store")])
+        few = model.condition({name: values[:2] for name, values in NEW.items()}, on="store")
+        many = model.condition(NEW, on="store")
+        assert (many.standard_deviation < few.standard_deviation).all()
+
+    def test_the_model_stays(self):
+        """Nothing is remembered: neither the level nor its effects."""
+        model = trained([lmm.RandomIntercept("store")])
+        before = model.random_effects_table("store")
+        model.condition(NEW, on="store")
+        after = model.random_effects_table("store")
+        np.testing.assert_array_equal(before, after)
+        assert 77 not in after.index
+
+
+class TestErrors:
+    def test_rows_of_two_levels(self):
+        model = known([lmm.RandomIntercept("store")])
+        with pytest.raises(ValueError, match=r"must be of one level of 'store'.*codes=\[2, 3\]"):
+            model.condition({**NEW, "store": np.array([2, 3, 2, 2, 2, 2, 2])}, on="store")
+
+    def test_null_key(self):
+        model = known([lmm.RandomIntercept("store")])
+        rows = {**NEW, "store": np.full(7, np.nan)}
+        with pytest.raises(ValueError, match=r"none of them with a missing key.*codes=\[-2\]"):
+            model.condition(rows, on="store")
+
+    def test_no_such_term(self):
+        model = known([lmm.RandomIntercept("store")])
+        with pytest.raises(ValueError, match="There is no term 'shop'"):
+            model.condition(NEW, on="shop")
+
+    def test_amortized(self):
+        model = small_model([lmm.RandomIntercept("store")], posterior="amortized")
+        model.adapt(OLD)
+        model.compile("adam")
+        model.fit(OLD, epochs=1, batch_size=40, verbose=0)
+        with pytest.raises(ValueError, match=r"Only the conjugate.*posterior='amortized'"):
+            model.condition(NEW, on="store")

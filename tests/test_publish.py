@@ -1,0 +1,288 @@
+"""Publishing for TensorFlow Serving: all of it in place, checked, or nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from rich.console import Console
+from small_models import small_model
+
+import keras_lmmvae as lmm
+from keras_lmmvae import cli
+from keras_lmmvae.export import command, publish, verification
+from keras_lmmvae.export.c_process import run_in_c_process
+from keras_lmmvae.export.model_card import data_fingerprint, model_card, render_card
+from keras_lmmvae.export.publishing import CARD_FILE, read_card
+from keras_lmmvae.export.requests import example_columns, example_requests
+from keras_lmmvae.export.verification import verify_saved_model
+from keras_lmmvae.export.warmup import WARMUP_FILE, read_warmup_requests, write_warmup_requests
+from keras_lmmvae.validation import NULL_INTEGER
+
+RNG = np.random.default_rng(0)
+STORE = RNG.integers(0, 9, 150)
+DATA = {
+    "x": RNG.normal(size=(9, 4))[STORE] + RNG.normal(size=(150, 4)),
+    "store": STORE,
+    "city": np.array(["Toledo", "Malmö", "São Paulo"])[STORE % 3],
+    "t": RNG.uniform(0.0, 5.0, 150),
+    "east": STORE * 1.0,
+    "north": STORE % 3 * 1.0,
+}
+TERMS: dict[str, Any] = {
+    "plain": list,
+    "intercepts": lambda: [lmm.RandomIntercept("store"), lmm.RandomIntercept("city")],
+    "all": lambda: [
+        lmm.RandomSlopes("city", time="t", degree=2),
+        lmm.SpatialEffect(("east", "north")),
+        lmm.RandomIntercept("store"),
+    ],
+}
+
+
+def fitted(kind: str, data: dict[str, np.ndarray] = DATA, **options: Any) -> lmm.LMMVAE:
+    model = small_model(TERMS[kind](), **options)
+    model.adapt(data)
+    model.compile("adam")
+    model.fit(data, epochs=1, batch_size=50, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> lmm.LMMVAE:
+    return fitted("all")
+
+
+class TestPublish:
+    @pytest.mark.parametrize("kind", TERMS)
+    @pytest.mark.parametrize("posterior", ["conjugate", "amortized"])
+    def test_every_signature_answers(self, kind, posterior, tmp_path):
+        """One request a signature, none left out, and the numbers of the Python model."""
+        published = publish(fitted(kind, posterior=posterior), tmp_path / "shop" / "1")
+        requests = read_warmup_requests(published.folder)
+        served = {request["signature"] for request in requests}
+        assert {"serving_default", "encode", "decode", "anomaly_score"} <= served
+        assert ("condition_store" in served) == (kind != "plain" and posterior == "conjugate")
+        assert published.requests == len(requests)
+        assert published.largest_difference < 1e-4
+
+    def test_folder(self, model, tmp_path):
+        """`BASE/<integer>/saved_model.pb`, with card and warm-up beside it, and nothing else."""
+        published = publish(model, tmp_path / "shop" / "7")
+        assert published.folder == tmp_path / "shop" / "7"
+        assert (published.folder / "saved_model.pb").exists()
+        assert (published.folder / WARMUP_FILE).exists()
+        assert read_card(published.folder) == json.loads(json.dumps(published.card))
+        assert [path.name for path in (tmp_path / "shop").iterdir()] == ["7"]
+
+    def test_next_version(self, model, tmp_path):
+        """Without a number: one more than the largest there."""
+        (tmp_path / "shop" / "12").mkdir(parents=True)
+        (tmp_path / "shop" / "notes").mkdir()
+        assert publish(model, tmp_path / "shop", warmup=False).folder.name == "13"
+        assert publish(model, tmp_path / "new", warmup=False).folder.name == "1"
+
+    def test_a_version_is_never_replaced(self, model, tmp_path):
+        (tmp_path / "shop" / "1").mkdir(parents=True)
+        with pytest.raises(ValueError, match=r"version is there already.*Received: filepath="):
+            publish(model, tmp_path / "shop" / "1")
+        assert list((tmp_path / "shop" / "1").iterdir()) == []
+
+    def test_refuses_on_a_mismatch(self, model, tmp_path, monkeypatch):
+        """A served answer that differs from Python's: nothing is published."""
+        honest = verification.run_in_c_process
+
+        def dishonest(folder: Path, requests: Any) -> Any:
+            responses = honest(folder, requests)
+            responses[0]["outputs"]["reconstruction"][0][0] += 1.0
+            return responses
+
+        monkeypatch.setattr(verification, "run_in_c_process", dishonest)
+        message = r"other numbers.*'reconstruction' of signature 'serving_default'.*Received: "
+        with pytest.raises(ValueError, match=message):
+            publish(model, tmp_path / "shop" / "1")
+        assert list((tmp_path / "shop").iterdir()) == []
+
+    def test_refuses_a_model_that_does_not_answer(self, model, tmp_path, monkeypatch):
+        def crash(folder: Path, requests: Any) -> Any:
+            raise RuntimeError("exit code=1")
+
+        monkeypatch.setattr(verification, "run_in_c_process", crash)
+        with pytest.raises(ValueError, match="does not answer: exit code=1"):
+            publish(model, tmp_path / "shop" / "1")
+        assert list((tmp_path / "shop").iterdir()) == []
+
+    def test_not_fitted(self, tmp_path):
+        with pytest.raises(ValueError, match=r"call `model.adapt\(data\)` first"):
+            publish(small_model([]), tmp_path / "shop" / "1")
+        assert not (tmp_path / "shop").exists()
+
+    def test_without_serving_api(self, model, tmp_path, monkeypatch):
+        """An error with the remedy; without warm-up requests the model is published."""
+        monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
+        with pytest.raises(ImportError, match=r"pip install keras-lmmvae\[serving\]"):
+            publish(model, tmp_path / "shop" / "1")
+        assert list((tmp_path / "shop").iterdir()) == []
+        published = publish(model, tmp_path / "shop" / "1", warmup=False)
+        assert not (published.folder / WARMUP_FILE).exists()
+        assert published.requests == len(example_requests(model))
+
+
+class TestVerify:
+    def test_another_model_is_found_out(self, model, tmp_path):
+        """The export of a model with other weights does not pass for this one."""
+        fitted("all", seed=5).export(tmp_path / "1")
+        with pytest.raises(ValueError, match="other numbers than the Python model"):
+            verify_saved_model(model, tmp_path / "1", example_requests(model))
+
+    def test_unknown_signature(self, model):
+        with pytest.raises(ValueError, match=r"no such signature.*signature='x'"):
+            verification.expected_answers(model, "x", {})
+
+
+class TestRequests:
+    def test_usual_and_unusual_rows(self, model):
+        """Two known rows, unseen keys, null keys with a missing cell."""
+        columns = example_columns(model)
+        assert np.isnan(columns["x"][3, 0])
+        assert columns["store"].tolist()[3] == NULL_INTEGER
+        assert columns["city"].tolist()[3] == ""
+        codes = model.encode_data(columns)["_effects"]
+        assert codes["store"]["codes"].numpy().tolist() == [0, 8, -1, -2]
+        assert codes["city"]["codes"].numpy().tolist() == [0, 2, -1, -2]
+        assert codes["east_north"]["codes"].numpy().tolist() == [0, 0, 0, -2]
+
+    def test_warmup_round_trip(self, model, tmp_path):
+        """What TensorFlow Serving will replay is what was asked, bytes and all."""
+        requests = example_requests(model)
+        write_warmup_requests(tmp_path, requests, "shop")
+        again = read_warmup_requests(tmp_path)
+        assert [r["signature"] for r in again] == [r["signature"] for r in requests]
+        for one, other in zip(requests, again, strict=True):
+            assert set(one["inputs"]) == set(other["inputs"])
+            for name, values in one["inputs"].items():
+                got = other["inputs"][name]
+                if got.dtype == object:
+                    got = np.array([text.decode() for text in got.ravel()]).reshape(got.shape)
+                    assert got.tolist() == np.asarray(values).tolist()
+                else:
+                    np.testing.assert_array_equal(got, values)
+
+
+class TestCard:
+    def test_facts(self, model):
+        card = model_card(model)
+        assert card["features"] == 4
+        assert [term["kind"] for term in card["terms"]] == [
+            "RandomSlopes",
+            "SpatialEffect",
+            "RandomIntercept",
+        ]
+        assert card["terms"][2]["levels"] == 9
+        assert card["terms"][1]["length_scale"] > 0.0
+        assert set(card["icc"]) == {"city", "east_north", "store"}
+        assert 0.0 < sum(card["icc"].values()) < 1.0
+        assert card["versions"]["keras_lmmvae"] == lmm.__version__
+        json.dumps(card)
+
+    def test_icc_of_one_factor(self):
+        """Effect variance over effect and noise variance, mean over features."""
+        model = small_model([lmm.RandomIntercept("store")])
+        model.adapt(DATA)
+        model.compile("adam")
+        model.fit(DATA, epochs=1, batch_size=50, verbose=0)
+        table = model.variance_components()
+        expected = (table.loc["store"] / table.sum()).mean()
+        assert model_card(model)["icc"]["store"] == pytest.approx(expected, rel=1e-5)
+
+    def test_fingerprint_is_of_the_data(self):
+        """The same rows in another order: the same; one row less: another."""
+        order = np.random.default_rng(1).permutation(150)
+        shuffled = {name: values[order] for name, values in DATA.items()}
+        fewer = {name: values[:-1] for name, values in DATA.items()}
+        whole = data_fingerprint(fitted("intercepts"))
+        assert data_fingerprint(fitted("intercepts", fewer)) != whole
+        assert len(whole) == 64
+        assert data_fingerprint(fitted("intercepts", DATA, seed=3)) == whole
+        assert data_fingerprint(fitted("intercepts", shuffled)) == whole
+
+    def test_markdown(self, model):
+        text = render_card(model_card(model))
+        assert "RandomIntercept of store: 9 levels; mean variance store" in text
+        assert "Data fingerprint" in text
+        assert "never seen" in text
+
+
+def run_main(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["keras-lmmvae", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+class TestCommands:
+    @pytest.fixture(scope="class")
+    def run(self, model, tmp_path_factory) -> Path:
+        folder = tmp_path_factory.mktemp("run")
+        model.save(folder / command.MODEL_FILE)
+        return folder
+
+    def test_export_then_inspect(self, run, tmp_path, monkeypatch, capsys):
+        """From a run to an answer without Python; the same card before and after."""
+        target = tmp_path / "shop"
+        assert run_main(monkeypatch, "export", str(run), "-o", str(target)) == 0
+        assert "answered without TensorFlow's Python" in capsys.readouterr().out
+        request = read_warmup_requests(target / "1")[0]
+        (response,) = run_in_c_process(target / "1", [request])
+        assert len(response["outputs"]["reconstruction"]) == 4
+        assert run_main(monkeypatch, "inspect", str(run)) == 0
+        before = capsys.readouterr().out
+        assert run_main(monkeypatch, "inspect", str(target / "1")) == 0
+        assert capsys.readouterr().out == before
+        assert "RandomSlopes of city, t" in before
+
+    def test_errors_are_one_line(self, tmp_path, monkeypatch, capsys):
+        (tmp_path / "damaged.keras").write_bytes(b"PK\x03\x04 no")
+        for path, message in (("nothing", "There is no model"), ("damaged.keras", "damaged")):
+            for arguments in (["export", "-o", str(tmp_path / "m")], ["inspect"]):
+                assert run_main(monkeypatch, *arguments, str(tmp_path / path)) == 2
+                captured = capsys.readouterr().err
+                assert message in captured
+                assert "Received: path=" in captured
+        assert not (tmp_path / "m").exists()
+
+    def test_foreign_model(self, tmp_path):
+        import keras
+
+        other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        other.save(tmp_path / "other.keras")
+        with pytest.raises(ValueError, match=r"another kind of model.*model='Sequential'"):
+            command.load_run(tmp_path / "other.keras")
+
+    def test_no_card(self, tmp_path):
+        (tmp_path / CARD_FILE).parent.mkdir()
+        (tmp_path / CARD_FILE).write_text("{")
+        with pytest.raises(ValueError, match="holds no model card"):
+            command.inspect(tmp_path, Console(file=io.StringIO()))
+
+
+def test_grpc_request_of_the_page():
+    """The message that docs/serving.md builds: every input of the demo's request, typed."""
+    from tensorflow_serving.apis import predict_pb2
+
+    inputs = {"x": [[0.0] * 13] * 3, "easting": [1.0, 2.0, float("nan")], "syear": [1, 2, 3]}
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "houses"
+    for name, values in inputs.items():
+        dtype = np.int64 if name == "syear" else np.float32
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(np.asarray(values, dtype)))
+    again = predict_pb2.PredictRequest.FromString(request.SerializeToString())
+    assert tf.make_ndarray(again.inputs["x"]).shape == (3, 13)
+    assert tf.make_ndarray(again.inputs["syear"]).dtype == np.int64
+    assert np.isnan(tf.make_ndarray(again.inputs["easting"])[2])
