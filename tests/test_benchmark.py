@@ -138,6 +138,16 @@ class TestRunner:
         assert fresh.count(True) == len(self.CELLS()) - 2
         assert len(Results(tmp_path / "tiny.csv").frame) == len(self.CELLS())
 
+    def test_interrupted_processes_leave_the_rest(self, tmp_path):
+        """With processes, too: what was done is saved, what was waiting is dropped."""
+
+        def interrupt(cell, outcome):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run_suite(TINY, tmp_path, self.CELLS(), jobs=2, on_cell=interrupt)
+        assert len(Results(tmp_path / "tiny.csv").frame) == 1
+
     def test_other_settings_are_run_again(self, tmp_path):
         cells = pick_cells(TINY, methods=["vae"], tables=["categorical"])
         run_suite(TINY, tmp_path, cells)

@@ -127,12 +127,16 @@ def _outcomes(suite: Suite, cells: Sequence[Cell], jobs: int) -> Iterator[tuple[
     # sent, so a process is told the cell's names.
     context = multiprocessing.get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, context, _limit_threads, (threads,)) as pool:
+    pool = ProcessPoolExecutor(jobs, context, _limit_threads, (threads,))
+    try:
         futures: dict[Future[Outcome], Cell] = {
             pool.submit(_run_named, suite.name, _key(cell)): cell for cell in cells
         }
         for future in as_completed(futures):
             yield futures[future], future.result()
+    finally:
+        # An interrupted run must not wait for the cells that are left.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _key(cell: Cell) -> tuple[str, int, int, str]:
