@@ -55,7 +55,7 @@ def inspect(path: Path, console: Console | None = None) -> None:
     """
     is_published = (path / CARD_FILE).exists()
     card = read_card(path) if is_published else model_card(load_run(path))
-    (console or Console()).print(render_card(card), highlight=False, markup=False)
+    (console or Console()).print(render_card(card), highlight=False, markup=False, soft_wrap=True)
 
 
 def load_run(path: Path) -> LMMVAE:
