@@ -79,7 +79,7 @@ def _cost(frame: Frame, regret: Frame, path: Path) -> Path:
         xlabel="processor seconds of a fit, median over tables",
         ylabel="regret, median over tables",
     )
-    ax.margins(0.15)
+    ax.margins(0.25)  # room for the names
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
     return path
