@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 from rich.console import Console
@@ -23,6 +22,7 @@ from rich.table import Table
 
 import keras_lmmvae as lmm
 from keras_lmmvae import plots
+from keras_lmmvae.baselines.schedule import cosine_adam
 from keras_lmmvae.datasets import HOUSES_FEATURES, houses_features, load_houses
 from keras_lmmvae.export import run_in_c_process
 from keras_lmmvae.simulation import split, take
@@ -80,9 +80,7 @@ def fit_vae(
         LATENT_DIM, random_effects, hidden_units=HIDDEN_UNITS, kl_weight=KL_WEIGHT, seed=0
     )
     model.adapt(rows)
-    steps = int(np.ceil(len(rows["x"]) / BATCH_SIZE)) * epochs
-    rate = keras.optimizers.schedules.CosineDecay(LEARNING_RATE, steps)
-    model.compile(optimizer=keras.optimizers.Adam(rate))
+    model.compile(optimizer=cosine_adam(LEARNING_RATE, len(rows["x"]), BATCH_SIZE, epochs))
     history = model.fit(
         rows, epochs=epochs, batch_size=BATCH_SIZE, validation_data=held_out, verbose=0
     )

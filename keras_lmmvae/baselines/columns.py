@@ -20,9 +20,9 @@ def check_training(
     kl_weight: float,
 ) -> None:
     """Raises a ValueError on an argument of training that is out of its range."""
-    if len(hidden_units) == 0:
+    if isinstance(hidden_units, int) or len(hidden_units) == 0:
         raise ValueError(
-            "`hidden_units` must be the widths of at least one layer. "
+            "`hidden_units` must be a list with the width of at least one layer. "
             + received(hidden_units=hidden_units)
         )
     for units in hidden_units:

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from keras_lmmvae.baselines.base import Data, FloatArray
+from keras_lmmvae.baselines.columns import check_training
 from keras_lmmvae.baselines.conditional_vae import Coding, ConditionalVAE
 from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline
 from keras_lmmvae.baselines.levels import Levels, check_groups
@@ -196,18 +197,14 @@ class VAEBaseline(LatentVariableBaseline):
                 "A decoder that reads the groups needs `coding='embedding'`. "
                 f"Received: condition_decoder={self.condition_decoder!r}, coding={self.coding!r}"
             )
-        if isinstance(self.hidden_units, int) or len(self.hidden_units) == 0:
-            raise ValueError(
-                "`hidden_units` must be a list of at least one width. "
-                f"Received: hidden_units={self.hidden_units!r}"
-            )
-        for units in self.hidden_units:
-            check_positive("hidden_units", units, integer=True, minimum=1)
-        for name in ("embedding_dim", "epochs", "batch_size"):
-            check_positive(name, getattr(self, name), integer=True, minimum=1)
-        check_positive("learning_rate", self.learning_rate)
-        if self.kl_weight != 0:
-            check_positive("kl_weight", self.kl_weight)
+        check_training(
+            hidden_units=self.hidden_units,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            kl_weight=self.kl_weight,
+        )
+        check_positive("embedding_dim", self.embedding_dim, integer=True, minimum=1)
 
 
 def _in_chunks(function: Callable[[Any], Any], rows: dict[str, tf.Tensor]) -> Any:

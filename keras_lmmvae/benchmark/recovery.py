@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from keras_lmmvae.benchmark.table import Problem
 from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.model.reporting import component_names
 from keras_lmmvae.simulation import Simulation, take
 
 __all__ = ["latent_correlation", "recovery"]
@@ -96,8 +97,7 @@ def _distinct_rows(simulation: Simulation, rows: np.ndarray, column: str) -> np.
 def _variance_error(model: LMMVAE, term: Any, truth: np.ndarray) -> float:
     """Largest relative error over a term's coefficients, variances averaged over features."""
     components = model.variance_components()
-    own = [name for name in components.index if name.split(": ")[0] == term.label]
-    learned = components.loc[own].to_numpy().mean(axis=1)
+    learned = components.loc[component_names(term)].to_numpy().mean(axis=1)
     return float(np.abs(learned / truth.mean(axis=1) - 1.0).max())
 
 

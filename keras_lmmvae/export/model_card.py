@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from keras_lmmvae.model.reporting import component_names
+
 if TYPE_CHECKING:
     from keras_lmmvae.model.lmmvae import LMMVAE
 
@@ -55,7 +57,6 @@ def model_card(model: LMMVAE) -> dict[str, Any]:
 
 
 def _term_card(term: Any, components: Any) -> dict[str, Any]:
-    own = [name for name in components.index if str(name).split(": ")[0] == term.label]
     card: dict[str, Any] = {
         "name": term.name,
         "label": term.label,
@@ -63,7 +64,7 @@ def _term_card(term: Any, components: Any) -> dict[str, Any]:
         "columns": list(term.columns),
         "levels": int(term.num_levels),
         "basis": int(term.num_terms),
-        "mean_variance": {str(name): float(components[name]) for name in own},
+        "mean_variance": {name: float(components[name]) for name in component_names(term)},
     }
     length_scale = getattr(term, "fitted_length_scale", None)
     return card if length_scale is None else {**card, "length_scale": float(length_scale)}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_lmmvae.export.condition_signature import can_condition
 from keras_lmmvae.validation import NULL_INTEGER
 
 if TYPE_CHECKING:
@@ -64,8 +65,6 @@ def example_requests(model: LMMVAE) -> list[dict[str, Any]]:
     Returns:
         List of dicts with "signature" and "inputs", arrays by name.
     """
-    from keras_lmmvae.export.condition_signature import can_condition
-
     columns = example_columns(model)
     effects = {name: values for name, values in columns.items() if name != "x"}
     latent = np.linspace(-1.0, 1.0, NUM_ROWS * model.latent_dim, dtype=np.float32)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keras_lmmvae.export.c_process import run_in_c_process
+from keras_lmmvae.export.requests import example_columns, unseen_key
 from keras_lmmvae.validation import received
 
 if TYPE_CHECKING:
@@ -118,8 +119,6 @@ def _scores(model: LMMVAE, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _term_effects(model: LMMVAE, term: Any, inputs: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
     """Effects of one term; the columns of the others are filled with what they know."""
-    from keras_lmmvae.export.requests import example_columns
-
     count = len(next(iter(inputs.values())))
     usual = {name: np.repeat(v[:1], count, axis=0) for name, v in example_columns(model).items()}
     return model.term_effects(term.label, {**usual, **inputs})
@@ -127,8 +126,6 @@ def _term_effects(model: LMMVAE, term: Any, inputs: Mapping[str, Any]) -> tuple[
 
 def _conditioned(model: LMMVAE, term: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """`condition` row by row, each with its own support; without support: the prior."""
-    from keras_lmmvae.export.requests import unseen_key
-
     effects, deviations = [], []
     for row, mask in enumerate(np.asarray(inputs["support_mask"]) > 0):
         prefix = "support_"

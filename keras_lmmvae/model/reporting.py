@@ -13,7 +13,7 @@ from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.model.part import ModelPart
 from keras_lmmvae.validation import received
 
-__all__ = ["Reporting"]
+__all__ = ["Reporting", "component_names"]
 
 
 class Reporting(ModelPart):
@@ -88,11 +88,8 @@ class Reporting(ModelPart):
         for term in self.random_effects:
             variance = keras.ops.convert_to_numpy(term.posterior.effect_variance)
             diagonal = np.diag(self.term_covariance(term.label))
-            if len(term.term_names()) == 1:
-                rows[term.label] = variance * diagonal[0] * scale
-                continue
-            for name, share in zip(term.term_names(), diagonal, strict=True):
-                rows[f"{term.label}: {name}"] = share * variance * scale
+            for name, share in zip(component_names(term), diagonal, strict=True):
+                rows[name] = share * variance * scale
         rows["noise"] = keras.ops.convert_to_numpy(self.noise_variance) * scale
         columns = list(range(self.num_features)) if feature_names is None else list(feature_names)
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
@@ -116,6 +113,12 @@ class Reporting(ModelPart):
         shape = keras.ops.convert_to_numpy(term.posterior.term_covariance).astype(np.float64)
         basis = term.user_basis()
         return pd.DataFrame(basis @ shape @ basis.T, names, names)
+
+
+def component_names(term: RandomEffect) -> list[str]:
+    """The rows of `variance_components` that are a term's."""
+    names = term.term_names()
+    return [term.label] if len(names) == 1 else [f"{term.label}: {name}" for name in names]
 
 
 def _index(levels: list[Any], term: RandomEffect) -> pd.Index:
