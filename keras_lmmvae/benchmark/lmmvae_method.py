@@ -11,7 +11,10 @@ import numpy as np
 from keras_lmmvae.baselines import Baseline
 from keras_lmmvae.baselines.base import Data, FloatArray
 from keras_lmmvae.baselines.schedule import cosine_adam
+from keras_lmmvae.metrics import mse
 from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.simulation import split, take
+from keras_lmmvae.simulation.splits import SplitKind
 
 __all__ = ["AmortizedMethod", "LMMVAEMethod"]
 
@@ -27,10 +30,14 @@ class LMMVAEMethod(Baseline):
         batch_size: Rows a step.
         learning_rate: Of Adam at the first step; cosine decay to 0.
         kl_weight: Weight of the latent's KL.
+        latent_epochs: Values of the model's argument to choose from. With more than one, each is
+            tried on validation rows, and the best is fitted to all rows.
+        validation: Kind and column of the split that gives the validation rows.
         seed: Optional int.
 
     Attributes:
         model_: The fitted `LMMVAE`.
+        latent_epochs_: The value that was chosen.
     """
 
     method = "lmmvae"
@@ -45,6 +52,8 @@ class LMMVAEMethod(Baseline):
         batch_size: int = 128,
         learning_rate: float = 2e-3,
         kl_weight: float = 1.0,
+        latent_epochs: Sequence[int] = (0,),
+        validation: tuple[SplitKind, str | None] = ("rows", None),
         seed: int | None = None,
     ) -> None:
         self.latent_dim = latent_dim
@@ -54,22 +63,44 @@ class LMMVAEMethod(Baseline):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.kl_weight = kl_weight
+        self.latent_epochs = latent_epochs
+        self.validation = validation
         self.seed = seed
 
     def fit(self, data: Data) -> Self:
         """Adapts and fits the model to `data`, and returns the method."""
-        self.model_ = self._make_model()
-        self.model_.adapt(data)
-        self.model_.compile(optimizer=self._optimizer(len(data["x"])))
-        self.model_.fit(data, epochs=self.epochs, batch_size=self.batch_size, verbose=0)
+        self.latent_epochs_ = self._choose_latent_epochs(data)
+        self.model_ = self._fitted_model(data, self.latent_epochs_)
         return self
 
-    def _make_model(self) -> LMMVAE:
+    def _choose_latent_epochs(self, data: Data) -> int:
+        if len(self.latent_epochs) == 1:
+            return self.latent_epochs[0]
+        kind, on = self.validation
+        train, valid = split(data, kind, on=on, seed=self.seed)
+        held_out = take(data, valid)
+        errors = {
+            value: mse(
+                held_out["x"], self._fitted_model(take(data, train), value).reconstruct(held_out)
+            )
+            for value in self.latent_epochs
+        }
+        return min(errors, key=errors.__getitem__)
+
+    def _fitted_model(self, data: Data, latent_epochs: int) -> LMMVAE:
+        model = self._make_model(latent_epochs)
+        model.adapt(data)
+        model.compile(optimizer=self._optimizer(len(data["x"])))
+        model.fit(data, epochs=self.epochs, batch_size=self.batch_size, verbose=0)
+        return model
+
+    def _make_model(self, latent_epochs: int) -> LMMVAE:
         return LMMVAE(
             self.latent_dim,
             self.random_effects,
             hidden_units=self.hidden_units,
             kl_weight=self.kl_weight,
+            latent_epochs=latent_epochs,
             seed=self.seed,
         )
 
@@ -113,12 +144,13 @@ class AmortizedMethod(LMMVAEMethod):
         self.model_.noise_variance.assign(noise.astype(np.float32))
         return self
 
-    def _make_model(self) -> LMMVAE:
+    def _make_model(self, latent_epochs: int) -> LMMVAE:
         return LMMVAE(
             self.latent_dim,
             self.random_effects,
             hidden_units=self.hidden_units,
             posterior="amortized",
+            latent_epochs=latent_epochs,
             normalize=False,
             noise_variance=0.5,
             kl_weight=self.kl_weight,

@@ -72,6 +72,8 @@ def measure_reconstruction(
         row["latent_correlation"] = latent_correlation(fitted.transform(problem.test), truth)
     if isinstance(fitted, LMMVAEMethod):
         row |= recovery(fitted.model_, problem)
+    if len(getattr(fitted, "latent_epochs", ())) > 1:
+        row["latent_epochs"] = fitted.latent_epochs_
     return [row]
 
 

@@ -77,7 +77,14 @@ def _svgpvae(table: Table, d: int, training: Training, seed: int) -> baselines.B
 
 
 def _lmmvae(table: Table, d: int, training: Training, seed: int) -> baselines.Baseline:
-    return LMMVAEMethod(d, table.effects(), seed=seed, **training.arguments())
+    return LMMVAEMethod(
+        d,
+        table.effects(),
+        latent_epochs=training.latent_epochs,
+        validation=(table.split, table.split_on),
+        seed=seed,
+        **training.arguments(),
+    )
 
 
 def _amortized(table: Table, d: int, training: Training, seed: int) -> baselines.Baseline:
@@ -143,7 +150,12 @@ def training_of(method: str, training: Training) -> Training | None:
 def settings_of(method: str, training: Training) -> str:
     """The method's settings as they stand in the results, JSON."""
     own = training_of(method, training)
-    return "{}" if own is None else json.dumps(own.arguments())
+    if own is None:
+        return "{}"
+    settings = own.arguments()
+    if method == "lmmvae" and own.latent_epochs != (0,):
+        settings["latent_epochs"] = own.latent_epochs
+    return json.dumps(settings)
 
 
 def make_method(

@@ -20,6 +20,8 @@ class Training:
         kl_weight: Weight of the latent's KL.
         amortized_epochs: Epochs of `lmmvae-amortized`, which runs at the paper's settings:
             batches of 1000, Adam at 1e-3, squared error + 0.01 KL.
+        latent_epochs: What `lmmvae` chooses from for the argument of that name, by validation
+            rows split off the training rows as the test rows were.
     """
 
     hidden_units: tuple[int, ...] = (1000, 500)
@@ -28,9 +30,10 @@ class Training:
     learning_rate: float = 2e-3
     kl_weight: float = 1.0
     amortized_epochs: int = 100
+    latent_epochs: tuple[int, ...] = (0,)
 
     def arguments(self) -> dict[str, Any]:
         """What every autoencoder's constructor takes."""
         arguments = asdict(self)
-        del arguments["amortized_epochs"]
+        del arguments["amortized_epochs"], arguments["latent_epochs"]
         return arguments

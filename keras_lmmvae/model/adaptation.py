@@ -124,6 +124,7 @@ class Adaptation(ModelPart):
             # How moments of the terms mix where they share rows; see `retained_moments`.
             ("moment_matrix", (num_features, terms, terms), "zeros"),
             ("fitted", (), "zeros"),
+            ("effects_started", (), "zeros"),
         ):
             self._add_state(name, shape, initial)
         self.moment_matrix.assign(np.broadcast_to(np.eye(terms), (num_features, terms, terms)))

@@ -28,6 +28,7 @@ def check_arguments(
     effects_kl_reduction: Any,
     noise_variance: Any,
     feature_weights: Any,
+    latent_epochs: Any,
 ) -> None:
     """Raises a ValueError on an argument of `LMMVAE` that is out of its range."""
     check_positive("latent_dim", latent_dim, integer=True, minimum=1)
@@ -38,6 +39,14 @@ def check_arguments(
     check_positive("effects_kl_weight", effects_kl_weight)
     if noise_variance is not None:
         check_positive("noise_variance", noise_variance)
+    if latent_epochs != 0:
+        check_positive("latent_epochs", latent_epochs, integer=True, minimum=1)
+        if posterior == "amortized":
+            raise ValueError(
+                "`latent_epochs` goes with posterior='conjugate': the amortized posterior's "
+                "effects are trained by gradient steps from the start. "
+                + received(latent_epochs=latent_epochs, posterior=posterior)
+            )
     given = {
         "posterior": posterior,
         "effects_kl_reduction": effects_kl_reduction,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_lmmvae import design
 from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.layers.conjugate_posterior import EFFECT_VARIANCE_FLOOR
 from keras_lmmvae.model.effects_fit import NOISE_VARIANCE_FLOOR, EffectsFit, TrainingEffects
 from keras_lmmvae.model.equations import MixedModelEquations, cell_mean
 from keras_lmmvae.model.rows import (
@@ -26,11 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ConjugateFit"]
 
-# Rounds of (solve, re-estimate the variances) of the linear mixed model that starts a fit.
+# Rounds of (solve, re-estimate the variances) that start the effects.
 _INITIAL_ROUNDS = 5
 # Rounds of (residuals, solve) that end it; residuals depend on the effects through the encoder.
 _FINAL_ROUNDS = 2
-# Steps track the solution; it is made exact, and the variances anew, after these epochs.
+# Steps track the solution; it is made exact, and the variances anew, after these epochs with
+# effects.
 _REFRESH_EPOCHS = frozenset(4**power for power in range(12))
 # The search for a length scale looks at this many rows at most.
 _PRIOR_ROWS = 20_000
@@ -131,8 +135,12 @@ class ConjugateFit(EffectsFit):
         self.equations.set_designs()
         if self.model.is_fitted:
             self.equations.solve(True, self.model.training_residual)
+        elif self.model.latent_epochs:
+            self._hold_effects_back()
         else:
-            self._fit_linear_mixed_model()
+            # The linear mixed model without the latent part: x = mean + Z B + e.
+            self._start_effects(_values)
+            self._scale_networks()
 
     def end_epoch(self, epoch: int) -> None:
         """Refreshes the table for new rows, and after epochs 1, 4, 16, 64, ... solves anew.
@@ -142,7 +150,11 @@ class ConjugateFit(EffectsFit):
         """
         if not self.terms:
             return
-        if epoch in _REFRESH_EPOCHS:
+        if not self._has_effects:
+            if epoch < self.model.latent_epochs:
+                return
+            self._start_effects(self.model.training_residual)
+        elif epoch - self.model.latent_epochs in _REFRESH_EPOCHS:
             self._refresh(epoch)
         self._pool()
 
@@ -150,6 +162,8 @@ class ConjugateFit(EffectsFit):
         """Makes the effects exact given the networks: solves for all rows and terms jointly."""
         if not self.terms:
             return
+        if not self._has_effects:
+            self._start_effects(self.model.training_residual)
         self._refresh(seed=1000)
         for _ in range(_FINAL_ROUNDS):
             self.equations.solve(True, self.model.training_residual)
@@ -167,27 +181,44 @@ class ConjugateFit(EffectsFit):
         for term in self.terms:
             term.posterior.pool(noise)
 
-    def _fit_linear_mixed_model(self) -> None:
-        """Starts at the mixed model without the latent part: `x = mean + Z B + e`."""
-        share = 1.0 / (len(self.terms) + 1.0)
-        self.model.reset_noise_variance(np.full(self.model.num_features, share))
+    @property
+    def _has_effects(self) -> bool:
+        """Whether the effects take part: not before `latent_epochs` are over."""
+        started = keras.ops.convert_to_numpy(self.model.effects_started)
+        return not self.model.latent_epochs or bool(started)
+
+    def _hold_effects_back(self) -> None:
+        """Lets the networks alone for some epochs: with variances at their floor, B is 0."""
+        self.model.reset_noise_variance(np.ones(self.model.num_features))
         for term in self.terms:
-            term.posterior.effect_variance.assign(
-                tf.fill((self.model.num_features,), tf.constant(share, tf.float32))
-            )
+            variance = tf.fill((self.model.num_features,), EFFECT_VARIANCE_FLOOR)
+            term.posterior.effect_variance.assign(variance)
+
+    def _start_effects(self, values_of: Callable[[Rows], tf.Tensor]) -> None:
+        """Fits variances and effects to `values = Z B + e`, from equal shares on.
+
+        Args:
+            values_of: Function of encoded rows that gives what there is to explain: the rows
+                themselves, or what the networks left of them.
+        """
+        total = cell_mean(self.rows, _squares_of(values_of), self.model.num_features)
+        share = total / (len(self.terms) + 1.0)
+        self.model.reset_noise_variance(share.numpy())
+        for term in self.terms:
+            term.posterior.effect_variance.assign(tf.maximum(share, EFFECT_VARIANCE_FLOOR))
         for number in range(_INITIAL_ROUNDS):
             if number in (0, 2):
-                self._fit_priors()
-            self.equations.solve(True, _values)
+                self._fit_priors(values_of)
+            self.equations.solve(True, values_of)
             self.equations.calibrate(True, seed=number)
-            self._noise_from_all_rows()
+            self._noise_from_all_rows(values_of)
             self.equations.update_variances()
-        self.equations.solve(True, _values)
+        self.equations.solve(True, values_of)
         self._pool()
-        self._scale_networks()
+        self.model.effects_started.assign(1.0)
 
-    def _fit_priors(self) -> None:
-        """Length scales, each on the rows' values less the other terms."""
+    def _fit_priors(self, values_of: Callable[[Rows], tf.Tensor]) -> None:
+        """Length scales, each on the values less the other terms."""
         for term in self.terms:
             if not term.has_learned_basis:
                 continue
@@ -197,7 +228,7 @@ class ConjugateFit(EffectsFit):
                 others = self._fold_contribution(batch, True) - self._fold_part(term, batch, True)
                 known = encoded["codes"] >= 0
                 inputs.append(tf.boolean_mask(encoded["inputs"], known))
-                residual.append(tf.boolean_mask(batch[FEATURES] - others, known))
+                residual.append(tf.boolean_mask(values_of(batch) - others, known))
                 seen += int(inputs[-1].shape[0])
                 if seen >= _PRIOR_ROWS:
                     break
@@ -206,9 +237,9 @@ class ConjugateFit(EffectsFit):
             self.equations = MixedModelEquations(self.model, self.rows)
             self.equations.set_designs()
 
-    def _noise_from_all_rows(self) -> None:
+    def _noise_from_all_rows(self, values_of: Callable[[Rows], tf.Tensor]) -> None:
         def squares(batch: Rows) -> tf.Tensor:
-            error = batch[FEATURES] - self._fold_contribution(batch, is_own=True)
+            error = values_of(batch) - self._fold_contribution(batch, is_own=True)
             return tf.square(error) + self._own_variance(batch)
 
         mean = cell_mean(self.rows, squares, self.model.num_features)
@@ -227,3 +258,7 @@ class ConjugateFit(EffectsFit):
 
 def _values(rows: Rows) -> tf.Tensor:
     return rows[FEATURES]
+
+
+def _squares_of(values_of: Callable[[Rows], tf.Tensor]) -> Callable[[Rows], tf.Tensor]:
+    return lambda rows: tf.square(values_of(rows))

@@ -69,6 +69,13 @@ class LMMVAE(
             PCA does, by their mean noise variance; "precision", as factor analysis does, by
             their own, so that the latent serves the features it can explain best. A given
             `noise_variance` is used as it is. Effects always use the features' own.
+        latent_epochs: Conjugate only: epochs in which the networks train alone; then the effects
+            start from what the networks leave. What groups differ in, `f(u)` and `Z B` can both
+            explain wherever the decoder reaches, and the start decides who does. With 0 the
+            effects go first and take all that groups differ in: the latent is rid of them. With
+            5, say, the latent keeps what it can explain and the effects are smaller: often
+            better for groups never seen, for forecasts, and where `d` is not small beside `p`.
+            Validation data tell which one to choose.
         normalize: Whether features are standardised inside; results are in the features' units
             either way.
         seed: Optional int that fixes initial weights of the default networks and all sampling.
@@ -112,6 +119,7 @@ class LMMVAE(
         effects_kl_reduction: str = "level",
         noise_variance: float | None = None,
         feature_weights: str = "equal",
+        latent_epochs: int = 0,
         normalize: bool = True,
         seed: int | None = None,
         **kwargs: Any,
@@ -125,6 +133,7 @@ class LMMVAE(
             effects_kl_reduction=effects_kl_reduction,
             noise_variance=noise_variance,
             feature_weights=feature_weights,
+            latent_epochs=latent_epochs,
         )
         # The networks cast for themselves; rows and effects stay in float32 whatever the policy.
         super().__init__(autocast=False, **kwargs)
@@ -141,6 +150,7 @@ class LMMVAE(
         self.effects_kl_reduction = effects_kl_reduction
         self.noise_variance_setting = noise_variance
         self.feature_weights = feature_weights
+        self.latent_epochs = latent_epochs
         self.normalize = normalize
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)

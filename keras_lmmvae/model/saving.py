@@ -93,6 +93,7 @@ class Saving(ModelPart):
             "effects_kl_reduction": self.effects_kl_reduction,
             "noise_variance": self.noise_variance_setting,
             "feature_weights": self.feature_weights,
+            "latent_epochs": self.latent_epochs,
             "normalize": self.normalize,
             "seed": self.seed,
             "name": self.name,

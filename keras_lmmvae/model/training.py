@@ -95,8 +95,9 @@ class Training(ModelPart):
     ) -> keras.callbacks.History:
         """Trains the networks by gradient steps and the effects in closed form.
 
-        Before the first epoch the linear mixed model without the latent part is fitted; after
-        the last, the effects are solved exactly given the networks.
+        Before the first epoch the linear mixed model without the latent part is fitted (with
+        `latent_epochs`: after so many epochs, to what the networks left); after the last, the
+        effects are solved exactly given the networks.
 
         Args:
             x: Dict of arrays of `n` rows, or a batched `tf.data.Dataset` of such dicts, which
