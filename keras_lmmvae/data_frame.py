@@ -51,7 +51,8 @@ def from_dataframe(
     - Keys are strings, whole numbers, Booleans, categories or dates, which become text such as
       "2024-02-29" (with a time of day: "2024-02-29T13:00:00"). Missing keys become the null key.
     - Times, covariates and coordinates are numbers; dates become days since 1970-01-01 (in UTC
-      if they have a time zone), lengths of time become days, both float64.
+      if they have a time zone), lengths of time become days, both float64. A slope's intercept is
+      then the effect in 1970: for the effect at the study's begin count the days from there.
 
     A column "a.b" of a term that joins the keys of "a" and "b" is made of these if need be.
 
