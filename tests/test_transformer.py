@@ -49,9 +49,15 @@ def fitted() -> lmm.LMMVAETransformer:
     return make_transformer(random_effects="(1 + day | store)").fit(FRAME)
 
 
+def without_compiling(test: Any) -> Any:
+    """Marks a test that asks for conventions, not for the compiled step, where most time goes."""
+    warning = "ignore:Even though the `tf.config.experimental_run_functions_eagerly`"
+    return pytest.mark.usefixtures("eagerly")(pytest.mark.filterwarnings(warning)(test))
+
+
 @pytest.fixture
 def eagerly() -> Iterator[None]:
-    """The checks below ask for conventions, not for the compiled step: most time would go there."""
+    """Runs TensorFlow's functions without graphs."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -59,8 +65,7 @@ def eagerly() -> Iterator[None]:
 
 # None is expected to fail: without random effects, whose keys an array of numbers has no place
 # for, all of scikit-learn's checks apply.
-@pytest.mark.usefixtures("eagerly")
-@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`")
+@without_compiling
 @parametrize_with_checks([make_transformer()])
 def test_scikit_learn_checks(estimator: Any, check: Any):
     """Every check that scikit-learn has for transformers."""
@@ -85,6 +90,7 @@ def test_is_the_model(fitted: lmm.LMMVAETransformer):
     assert fitted.feature_names_in_.tolist() == [*NAMES, "store", "day"]
 
 
+@without_compiling
 @pytest.mark.parametrize("effects", ["(1 + day | store)", [lmm.RandomIntercept("store")]])
 def test_clone_and_pickle(effects: Any):
     """A clone fits to the same result; a pickled one is fitted, of bytes of a `.keras` file."""
@@ -101,6 +107,7 @@ def test_clone_and_pickle(effects: Any):
     assert pickle.loads(pickle.dumps(twin.set_params(random_effects=None))).random_effects is None
 
 
+@without_compiling
 def test_pipeline_and_output():
     """Behind a column transformer that hands frames on, it gives a frame with names of its own."""
     scaled = ColumnTransformer(
@@ -115,6 +122,7 @@ def test_pipeline_and_output():
     assert pipeline.get_feature_names_out().tolist() == latent.columns.tolist()
 
 
+@without_compiling
 def test_cross_validation_by_group():
     """Folds of unseen stores are scored, each by the bound of the model of the other stores."""
     transformer = make_transformer(random_effects="(1 | store)")
@@ -125,6 +133,7 @@ def test_cross_validation_by_group():
     assert result["test_score"][0] == by_hand
 
 
+@without_compiling
 def test_features_of_a_frame():
     """Named features are used alone, in their order; a frame of features is as good as an array."""
     chosen = make_transformer(features=["c", "a"]).fit(FRAME)
