@@ -30,8 +30,10 @@ MAY_IMPORT = {
     "metrics": {"validation", "simulation", "datasets"},
     "layers": FOUNDATION,
     "effects": FOUNDATION | {"layers"},
-    "data_frame": FOUNDATION | {"layers", "effects"},
-    "model": FOUNDATION | {"layers", "effects"},
+    "formula_reader": {"validation"},
+    "formula": FOUNDATION | {"layers", "effects", "formula_reader"},
+    "data_frame": FOUNDATION | {"layers", "effects", "formula"},
+    "model": FOUNDATION | {"layers", "effects", "formula"},
     "export": FOUNDATION | {"layers", "effects", "model"},
     "baselines": FOUNDATION | DATA_ROOMS | {"layers", "effects", "model"},
 }

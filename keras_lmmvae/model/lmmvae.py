@@ -17,6 +17,7 @@ from keras_lmmvae.model.conditioning import Conditioning
 from keras_lmmvae.model.conjugate_fit import ConjugateFit
 from keras_lmmvae.model.effects_fit import NOISE_VARIANCE_FLOOR, EffectsFit
 from keras_lmmvae.model.elbo import ElboTerms, gaussian_log_likelihood, latent_kl
+from keras_lmmvae.model.feature_names import FeatureNames
 from keras_lmmvae.model.predicting import Predicting
 from keras_lmmvae.model.reporting import Reporting
 from keras_lmmvae.model.rows import FEATURES, Rows, is_encoded, with_bases
@@ -29,7 +30,15 @@ __all__ = ["LMMVAE"]
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
 class LMMVAE(
-    Training, Predicting, Conditioning, Reporting, Updating, Saving, Adaptation, keras.Model
+    Training,
+    Predicting,
+    Conditioning,
+    Reporting,
+    Updating,
+    Saving,
+    Adaptation,
+    FeatureNames,
+    keras.Model,
 ):
     """Variational autoencoder with the random effects of linear mixed models.
 
@@ -50,7 +59,8 @@ class LMMVAE(
 
     Args:
         latent_dim: Positive int, `d`.
-        random_effects: Terms, such as `RandomIntercept("store")`. The model works on copies.
+        random_effects: Terms, such as `RandomIntercept("store")`, of which the model takes
+            copies; or a formula, "(1 | store)": see `random_effects_from_formula`.
         hidden_units: Widths of the encoder's dense layers, mirrored in the decoder.
         activation: Activation of these layers.
         encoder: Optional Keras model `(b, p) -> (b, h)` instead of them; reads standardised
@@ -106,7 +116,7 @@ class LMMVAE(
     def __init__(
         self,
         latent_dim: int,
-        random_effects: Sequence[RandomEffect] = (),
+        random_effects: Sequence[RandomEffect] | str = (),
         *,
         hidden_units: Sequence[int] = (1000, 500),
         activation: Any = "relu",
@@ -155,6 +165,7 @@ class LMMVAE(
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.num_features = 0
+        self._feature_names: tuple[str, ...] | None = None
         self.trackers = [
             keras.metrics.Mean(name=name)
             for name in ("loss", "reconstruction_loss", "latent_kl", "effects_kl", "mse")
