@@ -51,6 +51,7 @@ class LMMVAETransformer(
         learning_rate: Positive float, of Adam at the first step.
         kl_weight: Non-negative float, weight of KL(q(u) || p(u)).
         posterior: "conjugate" or "amortized"; see `LMMVAE`.
+        latent_epochs: Non-negative int, epochs in which the networks train alone; see `LMMVAE`.
         random_state: Optional int, or `numpy.random.RandomState`, that fixes initial weights,
             the order of the rows and draws.
 
@@ -87,6 +88,7 @@ class LMMVAETransformer(
         learning_rate: float = 2e-3,
         kl_weight: float = 1.0,
         posterior: str = "conjugate",
+        latent_epochs: int = 0,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.latent_dim = latent_dim
@@ -98,6 +100,7 @@ class LMMVAETransformer(
         self.learning_rate = learning_rate
         self.kl_weight = kl_weight
         self.posterior = posterior
+        self.latent_epochs = latent_epochs
         self.random_state = random_state
 
     def fit(self, X: Any, y: None = None) -> Self:
@@ -195,6 +198,7 @@ class LMMVAETransformer(
             hidden_units=self.hidden_units,
             posterior=self.posterior,
             kl_weight=self.kl_weight,
+            latent_epochs=self.latent_epochs,
             seed=None if seed is None else int(seed),
         )
 
