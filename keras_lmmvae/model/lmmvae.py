@@ -23,13 +23,24 @@ from keras_lmmvae.model.rows import FEATURES, Rows, is_encoded, with_bases
 from keras_lmmvae.model.saving import Saving
 from keras_lmmvae.model.training import Training
 from keras_lmmvae.model.updating import Updating
+from keras_lmmvae.model.variance_intervals import VarianceIntervals
+from keras_lmmvae.model.variance_partition import VariancePartition
 
 __all__ = ["LMMVAE"]
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
 class LMMVAE(
-    Training, Predicting, Conditioning, Reporting, Updating, Saving, Adaptation, keras.Model
+    Training,
+    Predicting,
+    Conditioning,
+    Reporting,
+    VarianceIntervals,
+    VariancePartition,
+    Updating,
+    Saving,
+    Adaptation,
+    keras.Model,
 ):
     """Variational autoencoder with the random effects of linear mixed models.
 
