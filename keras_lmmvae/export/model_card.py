@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from keras_lmmvae.model.feature_names import listed
 from keras_lmmvae.model.reporting import component_names
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def model_card(model: LMMVAE) -> dict[str, Any]:
         model: A fitted model.
 
     Returns:
-        A dict with "model", "features", "latent_dim", "terms" (kind, columns, levels, mean
-        variances), "noise_variance", "icc" (share of each term), "key_policy", "fingerprint"
-        and "versions".
+        A dict with "model", "features" (their number), "feature_names", "latent_dim", "terms"
+        (kind, columns, levels, mean variances), "noise_variance", "icc" (share of each term),
+        "key_policy", "fingerprint" and "versions".
     """
     components = model.variance_components().mean(axis=1)
     noise = float(components["noise"])
@@ -43,6 +44,7 @@ def model_card(model: LMMVAE) -> dict[str, Any]:
         "name": model.name,
         "posterior": model.posterior,
         "features": model.num_features,
+        "feature_names": model.feature_names,
         "latent_dim": model.latent_dim,
         "parameters": int(
             model.latent_encoder.count_params() + model.latent_decoder.count_params()
@@ -123,6 +125,9 @@ def render_card(card: dict[str, Any]) -> str:
     lines += [f"- posterior of the effects: {card['posterior']}"]
     lines += [f"- parameters of the networks: {card['parameters']:,}"]
     lines += [f"- noise variance, mean over features: {card['noise_variance']:.4g}"]
+    names = card.get("feature_names", [])  # cards of version 0.1 have none
+    if any(isinstance(name, str) for name in names):
+        lines += [f"- features: {listed(names)}"]
     for term in card["terms"]:
         lines.append(f"- {_term_line(term, card['icc'])}")
     lines += ["", card["key_policy"], "", f"Data fingerprint: {card['fingerprint']}"]

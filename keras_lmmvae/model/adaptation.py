@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lmmvae.model.feature_names import check_feature_names, names_of
 from keras_lmmvae.model.networks import (
     EffectsEncoder,
     LatentDecoder,
@@ -74,15 +76,17 @@ class FeatureMoments:
 class Adaptation(ModelPart):
     """The part of `LMMVAE` that learns sizes, levels and scales, and makes the weights."""
 
-    def adapt(self, data: Any) -> None:
+    def adapt(self, data: Any, feature_names: Sequence[str] | None = None) -> None:
         """Learns vocabularies, level counts, coordinates and the features' scales.
 
         Args:
             data: Dict of arrays of `n` rows, or a batched `tf.data.Dataset` of such dicts (one
                 pass). Use the training rows.
+            feature_names: Optional names of the `p` features, for tables and reports. Defaults
+                to those that the data bring: of `from_dataframe`, or of a data frame under "x".
 
         Raises:
-            ValueError: If the model is adapted already, or on bad data.
+            ValueError: If the model is adapted already, or on bad data or names.
         """
         if self.num_features:
             raise ValueError(
@@ -98,9 +102,12 @@ class Adaptation(ModelPart):
             for term in self.random_effects:
                 term.update_state(batch)
         mean, scale = moments.result()
+        names = names_of(data) if feature_names is None else feature_names
+        names = check_feature_names(names, len(mean))
         for term in self.random_effects:
             term.finalize_state()
         self._make_weights(len(mean))
+        self._feature_names = names
         if self.normalize:
             self.feature_mean.assign(mean)
             self.feature_scale.assign(scale)
@@ -228,6 +235,7 @@ class Adaptation(ModelPart):
         """What `adapt` found, for the saved file; keys and weights are stored apart."""
         return {
             "num_features": self.num_features,
+            "feature_names": list(self._feature_names) if self._feature_names else None,
             "terms": [term.adapted_state() for term in self.random_effects],
         }
 
@@ -238,6 +246,8 @@ class Adaptation(ModelPart):
         for term, state in zip(self.random_effects, config["terms"], strict=True):
             term.restore_adapted_state(state)
         self._make_weights(config["num_features"])
+        # Files of version 0.1 have none.
+        self._feature_names = check_feature_names(config.get("feature_names"), self.num_features)
 
 
 def _check_rows_observed(x: np.ndarray) -> None:

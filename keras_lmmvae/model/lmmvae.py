@@ -17,6 +17,7 @@ from keras_lmmvae.model.conditioning import Conditioning
 from keras_lmmvae.model.conjugate_fit import ConjugateFit
 from keras_lmmvae.model.effects_fit import NOISE_VARIANCE_FLOOR, EffectsFit
 from keras_lmmvae.model.elbo import ElboTerms, gaussian_log_likelihood, latent_kl
+from keras_lmmvae.model.feature_names import FeatureNames
 from keras_lmmvae.model.predicting import Predicting
 from keras_lmmvae.model.reporting import Reporting
 from keras_lmmvae.model.rows import FEATURES, Rows, is_encoded, with_bases
@@ -34,6 +35,7 @@ class LMMVAE(
     Training,
     Predicting,
     Conditioning,
+    FeatureNames,
     Reporting,
     VarianceIntervals,
     VariancePartition,
@@ -156,6 +158,7 @@ class LMMVAE(
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.num_features = 0
+        self._feature_names: tuple[str, ...] | None = None
         self.trackers = [
             keras.metrics.Mean(name=name)
             for name in ("loss", "reconstruction_loss", "latent_kl", "effects_kl", "mse")

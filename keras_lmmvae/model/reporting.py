@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.model.feature_names import check_feature_names
 from keras_lmmvae.model.part import ModelPart
 from keras_lmmvae.validation import received
 
@@ -41,7 +42,7 @@ class Reporting(ModelPart):
         Args:
             name: The term's name.
             std: Whether to give posterior standard deviations instead of means.
-            feature_names: Optional names of the `p` features. Defaults to `0 ... p - 1`.
+            feature_names: Optional names of the `p` features. Defaults to those of the model.
 
         Returns:
             A DataFrame, levels x features; for slopes its index has the levels and the
@@ -54,7 +55,7 @@ class Reporting(ModelPart):
         self.require_fitted()
         term = self.find_term(name)
         values = term.effects_in_units(self._standard_deviations(term) if std else None)
-        columns = list(range(self.num_features)) if feature_names is None else list(feature_names)
+        columns = self._feature_columns(feature_names)
         table = values * keras.ops.convert_to_numpy(self.feature_scale)
         levels = term.level_names()
         if table.shape[1] == 1:
@@ -63,6 +64,10 @@ class Reporting(ModelPart):
             [levels, term.term_names()], names=[term.label, "coefficient"]
         )
         return pd.DataFrame(table.reshape(-1, self.num_features), index, columns)
+
+    def _feature_columns(self, feature_names: Sequence[str] | None) -> list[Any]:
+        given = check_feature_names(feature_names, self.num_features)
+        return self.feature_names if given is None else list(given)
 
     def _standard_deviations(self, term: RandomEffect) -> Any:
         if self.posterior == "amortized":
@@ -76,7 +81,7 @@ class Reporting(ModelPart):
         """Variances of the random effects and of the noise.
 
         Args:
-            feature_names: Optional names of the `p` features. Defaults to `0 ... p - 1`.
+            feature_names: Optional names of the `p` features. Defaults to those of the model.
 
         Returns:
             A DataFrame, term x feature, in squared units of the features: a row per term
@@ -91,7 +96,7 @@ class Reporting(ModelPart):
             for name, share in zip(component_names(term), diagonal, strict=True):
                 rows[name] = share * variance * scale
         rows["noise"] = keras.ops.convert_to_numpy(self.noise_variance) * scale
-        columns = list(range(self.num_features)) if feature_names is None else list(feature_names)
+        columns = self._feature_columns(feature_names)
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
     def term_covariance(self, name: str) -> pd.DataFrame:
