@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -73,11 +73,10 @@ class FoldMoments:
         parts = (w, w**2, w**3, w2_sum, w2_product, w * w2_sum, w * w2_product)
         return cls(*(part.sum(axis=0) for part in parts))
 
-    def __add__(self, other: FoldMoments) -> FoldMoments:
-        return FoldMoments(*(a + b for a, b in zip(self._sums(), other._sums(), strict=True)))
-
-    def _sums(self) -> tuple[Array, ...]:
-        return tuple(vars(self).values())
+    @classmethod
+    def total(cls, parts: Sequence[FoldMoments]) -> FoldMoments:
+        """Sums over the units of all parts."""
+        return cls(*(np.sum(values, axis=0) for values in zip(*map(astuple, parts), strict=True)))
 
     def cumulants(self, c: Array) -> Array:
         """First three cumulants of the moment where units have variance `c`, `(3, p)`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from numbers import Real
+from functools import partial
 from typing import Any
 
 import keras
@@ -16,13 +16,14 @@ from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.model.moment_intervals import FoldMoments, limits_of_variance, mixed
 from keras_lmmvae.model.part import ModelPart
 from keras_lmmvae.model.reporting import component_names
-from keras_lmmvae.validation import received
+from keras_lmmvae.validation import check_probability, received
 
 __all__ = ["VarianceIntervals"]
 
 Array = npt.NDArray[np.float64]
 # Numbers handled at once, so that memory stays bounded.
 _CHUNK = 2_000_000
+_LATENT_DRAWS = 4096
 
 
 class VarianceIntervals(ModelPart):
@@ -39,10 +40,11 @@ class VarianceIntervals(ModelPart):
         chi-square interval with as many degrees of freedom as rows are left once effects and
         latent have taken theirs.
 
-        The intervals are of fits that have converged, with effects that are normal. What the
-        networks add to the uncertainty is not in them, nor that of a kernel's length scale.
-        They belong to the rows of `fit`: take them before `update_random_effects`. See
-        benchmarks/variance_intervals.py for how often they hold the truth.
+        The intervals take effects and noise as normal and the networks as known, and a kernel's
+        length scale, too. In particular the noise variance holds what the networks have not
+        learned yet, and its interval is one of that sum. They belong to the rows of `fit`: take
+        them before `update_random_effects`. How often they hold the truth is measured by
+        benchmarks/variance_intervals.py.
 
         Args:
             level: Float in (0, 1), the probability that an interval is to hold the truth with.
@@ -62,7 +64,7 @@ class VarianceIntervals(ModelPart):
             - Searle, Casella & McCulloch (1992), Variance components, section 3.5.
         """
         self.require_fitted()
-        _check_level(level)
+        check_probability("level", level)
         self.require_variances()
         if not self.random_effects:
             raise ValueError(
@@ -129,14 +131,14 @@ class VarianceIntervals(ModelPart):
             return
         for name, direction in zip(names, term.user_basis(), strict=True):
             own = self._fold_moments(term, direction)
-            yield name, cumulants_with(lambda c, own=own: mixed(moments[number], own, share, c))
+            yield name, cumulants_with(partial(mixed, moments[number], own, share))
 
     def _fold_moments(self, term: RandomEffect, direction: Array | None = None) -> FoldMoments:
         """Sums over the units of a term: its axes, or one coefficient of its levels."""
         posterior = term.posterior
         variance = _numpy(posterior.effect_variance)
         noise = _numpy(self.effects_noise_variance())
-        total = None
+        parts = []
         step = max(1, _CHUNK // (term.num_terms * self.num_features))
         for start in range(0, term.num_levels, step):
             levels = slice(start, min(start + step, term.num_levels))
@@ -144,9 +146,8 @@ class VarianceIntervals(ModelPart):
                 kept = _kept_of_axes(posterior, levels, variance, noise)
             else:
                 kept = _kept_of_direction(posterior, levels, variance, noise, direction)
-            part = FoldMoments.of_units(kept, variance, 1.0 / self.effects_kl_weight)
-            total = part if total is None else total + part
-        return total
+            parts.append(FoldMoments.of_units(kept, variance, 1.0 / self.effects_kl_weight))
+        return FoldMoments.total(parts)
 
     def _noise_limits(self, level: float) -> tuple[Array, Array]:
         """Limits over the estimate of the noise variance, `(p,)` each."""
@@ -162,12 +163,20 @@ class VarianceIntervals(ModelPart):
             for start in range(0, len(signal), _CHUNK // self.num_features + 1):
                 part = signal[start : start + _CHUNK // self.num_features + 1]
                 spent += _kept(part, variance, noise).sum(axis=0)
-        latent = rows * min(self.latent_dim / self.num_features, 1.0)
-        freedom = np.maximum(rows - spent - latent, 1.0)
+        freedom = np.maximum(rows * (1.0 - self._latent_leverage()) - spent, 1.0)
         tail = (1.0 - level) / 2.0
         return freedom / stats.chi2.ppf(1.0 - tail, freedom), freedom / stats.chi2.ppf(
             tail, freedom
         )
+
+    def _latent_leverage(self) -> Array:
+        """Share of a feature's rows that telling their latents from it takes, `(p,)`.
+
+        That of factor analysis with `d` factors that weigh alike, at the signal-to-noise ratios
+        `s = Var(f(u)) / noise_variance`: `d * s[f] / (d + sum{ s })`.
+        """
+        ratio = self.latent_variance(_LATENT_DRAWS) / _numpy(self.noise_variance)
+        return self.latent_dim * ratio / (self.latent_dim + ratio.sum())
 
 
 def _kept_of_axes(posterior: Any, levels: slice, variance: Array, noise: Array) -> list[Array]:
@@ -209,11 +218,3 @@ def _kept(signal: Array, variance: Array, noise: Array) -> Array:
 
 def _numpy(weight: Any) -> Array:
     return np.asarray(keras.ops.convert_to_numpy(weight), np.float64)
-
-
-def _check_level(level: float) -> None:
-    if not isinstance(level, Real) or isinstance(level, bool) or not 0.0 < level < 1.0:
-        raise ValueError(
-            "Received an invalid value for `level`, expected a number between 0 and 1. "
-            + received(level=level)
-        )

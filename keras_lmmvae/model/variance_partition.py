@@ -80,7 +80,7 @@ class VariancePartition(ModelPart):
         self.require_variances()
         check_positive("num_samples", num_samples, integer=True, minimum=1)
         if data is None:
-            latent = _variance(self._decoded_prior(num_samples))
+            latent = self.latent_variance(num_samples)
             shares = [term.posterior.mean_prior_share() for term in self.random_effects]
         else:
             rows = self.encode_data(data)
@@ -94,6 +94,10 @@ class VariancePartition(ModelPart):
         variances = np.stack(list(parts.values()))
         columns = self.variance_components().columns
         return pd.DataFrame(variances / variances.sum(axis=0), list(parts), columns)
+
+    def latent_variance(self, num_samples: int) -> np.ndarray:
+        """`Var(f(u))` with `u` from its prior, `(p,)`, in squared standardised units."""
+        return _variance(self._decoded_prior(num_samples))
 
     def _decoded_prior(self, num_samples: int) -> Iterator[np.ndarray]:
         """`f(u)` of draws from the prior, in standardised units."""
