@@ -121,7 +121,8 @@ class VariancePartition(ModelPart):
         """Means of `phi' Psi phi` over the rows that have a level, by term; 0 without any."""
         totals = np.zeros((len(self.random_effects), 2))
         for batch in batches_of(rows):
-            totals += [self._prior_share_sums(term, batch) for term in self.random_effects]
+            for number, term in enumerate(self.random_effects):
+                totals[number] += self._prior_share_sums(term, batch)
         return [float(total / max(count, 1.0)) for total, count in totals]
 
     @staticmethod
