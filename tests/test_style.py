@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "formula": FOUNDATION | {"layers", "effects", "formula_reader"},
     "data_frame": FOUNDATION | {"layers", "effects", "formula"},
     "model": FOUNDATION | {"layers", "effects", "formula"},
+    "plots": FOUNDATION | {"layers", "effects", "model"},
     "export": FOUNDATION | {"layers", "effects", "model"},
     "baselines": FOUNDATION | DATA_ROOMS | {"layers", "effects", "model"},
 }
