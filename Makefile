@@ -4,6 +4,7 @@
 #   make test        run the tests            make test-slow   run the long tests as well
 #   make lint        check style and types
 #   make benchmark SUITE=paper-small   methods side by side; hours for the larger suites
+#   make notebooks   the tutorials as notebooks, in notebooks/
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,10 +16,10 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 	$$name -c '$(CHECK)' >/dev/null 2>&1 && echo $$name && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint benchmark
+.PHONY: help demo test test-slow lint benchmark notebooks
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,6p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,7p'
 
 # TensorFlow's start-up messages go to a file, which is shown if the demo fails.
 demo: $(VENV)/.installed-demo
@@ -37,6 +38,9 @@ lint: $(VENV)/.installed-test
 SUITE ?= tiny
 benchmark: $(VENV)/.installed-benchmark
 	$(BIN)/keras-lmmvae benchmark $(SUITE)
+
+notebooks: $(VENV)/.installed-notebooks
+	@$(BIN)/python docs/notebooks.py
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No python >= 3.11 with venv was found;" \
