@@ -152,7 +152,7 @@ x = ahead[list(features)].to_numpy("float32")
 years = ahead["syear"].to_numpy()
 scale = train[list(features)].std().to_numpy()
 errors = {}
-for size in (0, 1, 3, 10, 30):
+for size in (0, 3) if FAST else (0, 1, 3, 10, 30):
     some = new_houses.iloc[: max(size, 1)]
     inputs = {
         "x": x,
