@@ -137,6 +137,8 @@ class LMMVAE(
         self.posterior = posterior
         self.shared_encoder = shared_encoder
         self.kl_weight = kl_weight
+        # What training makes of it, for callbacks; a tf.Variable is neither trained nor saved.
+        self.kl_annealing = tf.Variable(1.0, trainable=False, dtype=tf.float32)
         self.effects_kl_weight = effects_kl_weight
         self.effects_kl_reduction = effects_kl_reduction
         self.noise_variance_setting = noise_variance
@@ -292,7 +294,8 @@ class LMMVAE(
         rows = with_bases(rows, self.random_effects)
         with tf.GradientTape() as tape:
             terms = self.elbo_terms(rows, training=True)
-            negative = terms.negative_elbo(self.kl_weight, self.effects_kl_weight)
+            kl_weight = self.kl_weight * self.kl_annealing
+            negative = terms.negative_elbo(kl_weight, self.effects_kl_weight)
             loss = _weighted_mean(negative, rows.get("weight"))
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables

@@ -132,6 +132,8 @@ class Training(ModelPart):
             validation = self._encoded_validation(validation_data)
         self.effects_fit.begin(rows if steps_per_epoch is None else _limited(rows, steps_per_epoch))
         self.fitted.assign(1.0)
+        # A fit that was interrupted may have left it anywhere.
+        self.kl_annealing.assign(1.0)
         if shuffle and not isinstance(rows, tf.data.Dataset):
             # Keras' own shuffling cannot be seeded.
             kwargs.setdefault("validation_batch_size", batch_size)
