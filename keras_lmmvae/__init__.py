@@ -11,17 +11,20 @@ require_tensorflow()
 
 from keras_lmmvae import baselines, callbacks, datasets, layers, metrics, simulation  # noqa: E402
 from keras_lmmvae.data_frame import from_dataframe  # noqa: E402
+from keras_lmmvae.diagnostics import LMMVAEWarning, diagnose  # noqa: E402
 from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect  # noqa: E402
 from keras_lmmvae.model.lmmvae import LMMVAE  # noqa: E402
 
 __all__ = [
     "LMMVAE",
+    "LMMVAEWarning",
     "RandomIntercept",
     "RandomSlopes",
     "SpatialEffect",
     "baselines",
     "callbacks",
     "datasets",
+    "diagnose",
     "from_dataframe",
     "layers",
     "metrics",

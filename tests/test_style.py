@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "data_frame": FOUNDATION | {"layers", "effects"},
     "model": FOUNDATION | {"layers", "effects"},
     "export": FOUNDATION | {"layers", "effects", "model"},
+    "diagnostics": FOUNDATION | {"layers", "effects", "model"},
     "callbacks": FOUNDATION | {"layers", "effects", "model"},
     "baselines": FOUNDATION | DATA_ROOMS | {"layers", "effects", "model"},
 }

@@ -122,6 +122,11 @@ class Training(ModelPart):
 
         Raises:
             ValueError: If the model is not adapted, or on bad data.
+
+        Warns:
+            LMMVAEWarning: At the end, of what needs no further pass over the rows: a term most
+                of whose levels have one row, a noise variance at its floor, a length scale at
+                its bound. `keras_lmmvae.diagnose` looks for more.
         """
         self.require_adapted()
         self._check_fit(y)
@@ -151,6 +156,10 @@ class Training(ModelPart):
             **kwargs,
         )
         self.effects_fit.end()
+        # Here, not above: the checks know models, and models know no checks to be made.
+        from keras_lmmvae.diagnostics.diagnose import warn_of_findings
+
+        warn_of_findings(self, stacklevel=2)
         return history
 
     def evaluate(self, x: Any, y: None = None, sample_weight: Any = None, **kwargs: Any) -> Any:
