@@ -35,7 +35,8 @@ def fitted(data: Data, terms: Any = None, epochs: int = 12, **options: Any) -> l
     terms = [lmm.RandomIntercept("store")] if terms is None else terms
     model = small_model(terms, **{"hidden_units": (16,), **options})
     model.adapt(data)
-    model.compile(keras.optimizers.Adam(0.01))
+    # A few steps take less time than their tracing.
+    model.compile(keras.optimizers.Adam(0.01), run_eagerly=epochs <= 2)
     model.fit(data, epochs=epochs, batch_size=50, verbose=0)
     return model
 
@@ -111,7 +112,7 @@ class TestHealthy:
             terms = [lmm.RandomIntercept("store")]
         with warnings.catch_warnings():
             warnings.simplefilter("error", lmm.LMMVAEWarning)
-            model = fitted(data, terms)
+            model = fitted(data, terms, epochs=6)
         diagnosis = lmm.diagnose(model, data)
         assert diagnosis.is_healthy, str(diagnosis)
 
@@ -150,7 +151,9 @@ class TestSick:
 
     def test_one_dimension_collapsed(self, data):
         """One dimension of two that is the prior: a note about that one."""
-        model = fitted(data, latent_dim=2, epochs=1)
+        model = small_model(latent_dim=2)
+        model.adapt(data)
+        model.fitted.assign(1.0)
         for head in (model.latent_encoder.mean_head, model.latent_encoder.log_var_head):
             kernel, bias = (weight.numpy() for weight in head.weights)
             kernel[:, 1], bias[1] = 0.0, 0.0
@@ -173,7 +176,7 @@ class TestSick:
         data = make_data(num_levels=150, effect=0.0)
         with warnings.catch_warnings():
             warnings.simplefilter("error", lmm.LMMVAEWarning)
-            model = fitted(data)
+            model = fitted(data, epochs=2)
         diagnosis = lmm.diagnose(model, data)
         finding = only(diagnosis, "term_collapse")
         assert finding.severity == "note"
@@ -183,7 +186,7 @@ class TestSick:
     def test_effects_overfit(self):
         """Effects of noise, hardly shrunken: the other fold's rows do not bear them out."""
         data, held_out = make_data(400, 150, 0.0), make_data(400, 150, 0.0, seed=1)
-        model = fitted(data, epochs=4)
+        model = fitted(data, epochs=1)
         model.random_effects[0].posterior.effect_variance.assign([10.0] * 6)
         fit = model.effects_fit
         fit.equations.solve(True, model.training_residual)
@@ -199,7 +202,7 @@ class TestSick:
     def test_amortized_effects_overfit(self):
         """The paper's effects in groups of three rows: held-out rows show less than they say."""
         data, held_out = make_data(450, 150, 0.0), make_data(400, 150, 0.0, seed=1)
-        model = fitted(data, posterior="amortized", epochs=15)
+        model = fitted(data, posterior="amortized", epochs=6)
         alone = lmm.diagnose(model, data)
         assert "amortized posterior has no folds" in alone.skipped["effects_overfit"]
         assert "does not learn effect variances" in alone.skipped["term_collapse"]
@@ -234,13 +237,15 @@ class TestSick:
         fixed = {**data, "x": data["x"].copy()}
         fixed["x"][:, 3] = np.cos(data["store"])
         with pytest.warns(lmm.LMMVAEWarning, match="noise variance of feature 3 is at its floor"):
-            model = fitted(fixed)
+            model = fitted(fixed, epochs=1)
         finding = only(lmm.diagnose(model, fixed), "noise_floor")
         assert (finding.where, finding.severity) == ("feature 3", "warning")
 
     def test_given_noise_is_no_floor(self, data):
         """A noise variance that the user fixed is not looked at."""
-        model = fitted(data, epochs=1, noise_variance=1e-7)
+        model = small_model(noise_variance=1e-7)
+        model.adapt(data)
+        model.fitted.assign(1.0)
         assert lmm.diagnose(model, data).skipped["noise_floor"] == "`noise_variance` is given"
 
     @pytest.mark.parametrize(("scale", "side"), [(0.02, "lower"), (0.021, "lower"), (4.9, "upper")])
