@@ -9,7 +9,7 @@ from keras_lmmvae._backend import require_tensorflow
 
 require_tensorflow()
 
-from keras_lmmvae import baselines, datasets, layers, metrics, simulation  # noqa: E402
+from keras_lmmvae import baselines, datasets, layers, metrics, plots, simulation  # noqa: E402
 from keras_lmmvae.data_frame import from_dataframe  # noqa: E402
 from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect  # noqa: E402
 from keras_lmmvae.model.lmmvae import LMMVAE  # noqa: E402
@@ -24,6 +24,7 @@ __all__ = [
     "from_dataframe",
     "layers",
     "metrics",
+    "plots",
     "simulation",
 ]
 __version__ = "0.1.0"

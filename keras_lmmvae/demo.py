@@ -79,7 +79,7 @@ def fit_vae(
     model = lmm.LMMVAE(
         LATENT_DIM, random_effects, hidden_units=HIDDEN_UNITS, kl_weight=KL_WEIGHT, seed=0
     )
-    model.adapt(rows)
+    model.adapt(rows, feature_names=HOUSES_FEATURES)
     model.compile(optimizer=cosine_adam(LEARNING_RATE, len(rows["x"]), BATCH_SIZE, epochs))
     history = model.fit(
         rows, epochs=epochs, batch_size=BATCH_SIZE, validation_data=held_out, verbose=0
@@ -151,17 +151,18 @@ def draw(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    price = HOUSES_FEATURES.index("price")
     figure, axes = pyplot.subplots(1, 2, figsize=(12.5, 4.4), layout="constrained")
     for ax, std in zip(axes, (False, True), strict=True):
         label = "standard deviation" if std else "effect, in standard deviations of log price"
-        plots.plot_effects_map(model, SPACE, rows, price, label=label, std=std, scale=1000.0, ax=ax)
+        plots.plot_effects_map(
+            model, SPACE, rows, "price", label=label, std=std, scale=1000.0, ax=ax
+        )
         ax.set(xlabel="easting, km", ylabel="northing, km")
     axes[0].set_title("What the place does to the price of a house")
     axes[1].set_title("How sure that is")
     figure.savefig(folder / "effects_map.png", dpi=120)
     figure, ax = pyplot.subplots(figsize=(6.4, 5.2), layout="constrained")
-    plots.plot_latent(model, rows, rows["x"][:, price], label="log price, standardised", ax=ax)
+    plots.plot_latent(model, rows, "price", label="log price, standardised", ax=ax)
     ax.set_title("Houses in the latent plane, place and year taken out")
     figure.savefig(folder / "latent.png", dpi=120)
     figure, ax = pyplot.subplots(figsize=(6.4, 5.2), layout="constrained")

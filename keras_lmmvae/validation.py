@@ -18,6 +18,7 @@ __all__ = [
     "as_keys",
     "check_columns",
     "check_positive",
+    "check_probability",
     "received",
 ]
 
@@ -56,6 +57,16 @@ def check_positive(name: str, value: Any, *, integer: bool = False, minimum: flo
     if not valid:
         raise ValueError(
             f"Received an invalid value for `{name}`, expected {expected}. "
+            + received(**{name: value})
+        )
+
+
+def check_probability(name: str, value: Any) -> None:
+    """Raises unless `value` is a number between 0 and 1, both left out."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0.0 < value < 1.0:
+        raise ValueError(
+            f"Received an invalid value for `{name}`, expected a number between 0 and 1. "
             + received(**{name: value})
         )
 

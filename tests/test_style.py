@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "effects": FOUNDATION | {"layers"},
     "data_frame": FOUNDATION | {"layers", "effects"},
     "model": FOUNDATION | {"layers", "effects"},
+    "plots": FOUNDATION | {"layers", "effects", "model"},
     "export": FOUNDATION | {"layers", "effects", "model"},
     "baselines": FOUNDATION | DATA_ROOMS | {"layers", "effects", "model"},
 }

@@ -24,6 +24,8 @@ from keras_lmmvae.model.rows import FEATURES, Rows, is_encoded, with_bases
 from keras_lmmvae.model.saving import Saving
 from keras_lmmvae.model.training import Training
 from keras_lmmvae.model.updating import Updating
+from keras_lmmvae.model.variance_intervals import VarianceIntervals
+from keras_lmmvae.model.variance_partition import VariancePartition
 
 __all__ = ["LMMVAE"]
 
@@ -33,11 +35,13 @@ class LMMVAE(
     Training,
     Predicting,
     Conditioning,
+    FeatureNames,
     Reporting,
+    VarianceIntervals,
+    VariancePartition,
     Updating,
     Saving,
     Adaptation,
-    FeatureNames,
     keras.Model,
 ):
     """Variational autoencoder with the random effects of linear mixed models.

@@ -1,0 +1,127 @@
+"""Caterpillar plot: the effects of all levels in order, with their intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from keras_lmmvae.plots.drawing import (
+    COLOURS,
+    GREY,
+    MOST_NAMED,
+    feature_title,
+    half_width,
+    new_axes,
+    term_of_kind,
+)
+from keras_lmmvae.validation import check_positive, received
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from keras_lmmvae.model.lmmvae import LMMVAE
+
+__all__ = ["plot_caterpillar"]
+
+# Height of a line of labels, as a share of the axes.
+_LINE = 0.045
+
+
+def plot_caterpillar(
+    model: LMMVAE,
+    term: str,
+    feature: int | str = 0,
+    *,
+    coefficient: str = "intercept",
+    num_labels: int = 10,
+    level: float = 0.9,
+    ax: Axes | None = None,
+) -> Axes:
+    """Effects of a term's levels on one feature, sorted, with their posterior intervals.
+
+    Levels whose interval leaves out 0 are coloured.
+
+    Args:
+        model: A fitted model with a conjugate posterior.
+        term: Name of a term with intercepts or slopes.
+        feature: Number or name of the feature.
+        coefficient: Which coefficient of a term with slopes, such as "t".
+        num_labels: Non-negative int, how many of the largest effects are labelled; up to 40
+            levels all are.
+        level: Float in (0, 1), posterior probability of the intervals.
+        ax: Axes to draw on; new ones by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If the term is a surface or the posterior amortized, or on an unknown feature
+            or coefficient.
+    """
+    found = term_of_kind(model, term, "intercepts or slopes")
+    number = model.feature_number(feature)
+    check_positive("num_labels", num_labels, integer=True)
+    width = half_width(level)
+    if coefficient not in found.term_names():
+        raise ValueError(
+            f"The term '{term}' has no such coefficient, expected one of {found.term_names()}. "
+            + received(coefficient=coefficient)
+        )
+    columns = [
+        _column(model.random_effects_table(term, std=std), number, coefficient)
+        for std in (False, True)
+    ]
+    table = pd.concat(columns, axis=1, keys=["effect", "std"]).sort_values("effect")
+    ax = new_axes(ax, (6.4, 6.0))
+    _draw(ax, table["effect"].to_numpy(), width * table["std"].to_numpy())
+    if len(table) > MOST_NAMED:
+        _label(ax, table["effect"], num_labels)
+    else:
+        ax.set_yticks(range(len(table)), [str(key) for key in table.index])
+    unit = feature_title(model, number)
+    what = unit if len(found.term_names()) == 1 else f"{unit}: {coefficient}"
+    ax.set(xlabel=f"effect on {what}, {level:.0%} intervals", ylabel=f"{term}, in order")
+    return ax
+
+
+def _column(table: pd.DataFrame, number: int, coefficient: str) -> pd.Series:
+    column = table.iloc[:, number]
+    return column.xs(coefficient, level="coefficient") if table.index.nlevels > 1 else column
+
+
+def _draw(ax: Axes, effects: np.ndarray, widths: np.ndarray) -> None:
+    places = np.arange(len(effects))
+    is_clear = np.abs(effects) > widths
+    thickness = float(np.clip(200.0 / len(effects), 0.5, 3.0))
+    for chosen, colour in ((~is_clear, GREY), (is_clear, COLOURS[0])):
+        low, high = effects[chosen] - widths[chosen], effects[chosen] + widths[chosen]
+        ax.hlines(places[chosen], low, high, color=colour, linewidth=thickness, alpha=0.6)
+        ax.plot(effects[chosen], places[chosen], "o", color=colour, markersize=1 + thickness)
+    ax.axvline(0.0, color="black", linewidth=1)
+    ax.set(yticks=[], ylim=(-0.02 * len(effects) - 1, 1.02 * len(effects)))
+
+
+def _label(ax: Axes, effects: pd.Series, num_labels: int) -> None:
+    """Names the largest effects, in the corner that the sorted points leave free."""
+    largest = effects.abs().nlargest(num_labels).index
+    places = np.flatnonzero(effects.index.isin(largest))
+    values = effects.to_numpy()
+    spacing = _LINE * len(values)
+    for is_high in (True, False):
+        own = [int(place) for place in places if (values[place] > 0.0) == is_high]
+        height = len(values) - 1.0 if is_high else 0.0
+        for place in own[::-1] if is_high else own:
+            height = min(height, place) if is_high else max(height, place)
+            ax.annotate(
+                str(effects.index[place]),
+                (values[place], place),
+                (0.02 if is_high else 0.98, height),
+                textcoords=ax.get_yaxis_transform(),
+                ha="left" if is_high else "right",
+                va="center",
+                fontsize=9,
+                arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6},
+            )
+            height += -spacing if is_high else spacing

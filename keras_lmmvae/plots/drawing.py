@@ -1,0 +1,125 @@
+"""What the pictures share: axes, colours, and checks of the term that is to be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+
+from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.effects.random_intercept import RandomIntercept
+from keras_lmmvae.effects.random_slopes import RandomSlopes
+from keras_lmmvae.effects.spatial_effect import SpatialEffect
+from keras_lmmvae.model.rows import EFFECTS
+from keras_lmmvae.validation import check_probability, received
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from keras_lmmvae.model.lmmvae import LMMVAE
+
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "MOST_NAMED",
+    "feature_title",
+    "feature_values",
+    "half_width",
+    "level_codes",
+    "new_axes",
+    "point_area",
+    "pyplot",
+    "term_of_kind",
+]
+
+# Of Okabe & Ito (2008), told apart by the colour-blind.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+GREY = "#8C8C8C"
+MOST_NAMED = 40
+"""Features or levels that a picture has room to name."""
+
+_KINDS: dict[str, tuple[type[RandomEffect], ...]] = {
+    "an intercept": (RandomIntercept,),
+    "intercepts or slopes": (RandomIntercept, RandomSlopes),
+    "slopes over time": (RandomSlopes,),
+    "a surface over two coordinates": (SpatialEffect,),
+}
+
+
+def pyplot() -> Any:
+    """Matplotlib's pyplot.
+
+    Raises:
+        ImportError: If Matplotlib is not installed.
+    """
+    try:
+        from matplotlib import pyplot as module
+    except ImportError as error:
+        raise ImportError(
+            "Plots need Matplotlib: install it with `pip install keras-lmmvae[plots]`."
+        ) from error
+    return module
+
+
+def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 5.2)) -> Axes:
+    """The axes that were given, or those of a new figure of that size in inches."""
+    return pyplot().subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+
+
+def term_of_kind(model: LMMVAE, name: str, kind: str) -> Any:
+    """The term of that name.
+
+    Raises:
+        ValueError: If the model is not fitted, has no such term, or a term of another kind.
+    """
+    model.require_fitted()
+    term = model.find_term(name)
+    fits = isinstance(term, _KINDS[kind])
+    if kind == "an intercept":
+        fits = fits or (isinstance(term, RandomSlopes) and term.num_terms == 1)
+    elif kind == "slopes over time":
+        fits = fits and term.time is not None and term.degree > 0
+    elif kind == "a surface over two coordinates":
+        fits = fits and len(term.columns) == 2
+    if not fits:
+        raise ValueError(
+            f"The term '{name}' must be one with {kind}. " + received(term=type(term).__name__)
+        )
+    return term
+
+
+def half_width(level: float) -> float:
+    """Half width of a normal interval, in standard deviations.
+
+    Raises:
+        ValueError: If `level` is not between 0 and 1.
+
+    Example:
+        >>> round(half_width(0.9), 3)
+        1.645
+    """
+    check_probability("level", level)
+    return float(stats.norm.ppf(0.5 + level / 2.0))
+
+
+def level_codes(model: LMMVAE, term: RandomEffect, data: dict[str, Any]) -> np.ndarray:
+    """Codes of the rows' levels, `(n,)`; negative without a known one."""
+    return np.asarray(model.encode_data(data)[EFFECTS][term.label]["codes"])
+
+
+def feature_values(data: dict[str, Any], features: int | Sequence[int]) -> np.ndarray:
+    """One column of "x", `(n,)`, or several; NaN where a cell is missing."""
+    return np.asarray(data["x"], np.float64)[:, features]
+
+
+def feature_title(model: LMMVAE, number: int) -> str:
+    """What a feature is called on an axis: its name, or "feature 3"."""
+    name = model.feature_names[number]
+    return name if isinstance(name, str) else f"feature {name}"
+
+
+def point_area(num_points: int) -> float:
+    """Area of a point in a scatter, in square points of type: smaller where there are many."""
+    return float(np.clip(20_000.0 / num_points, 3.0, 20.0))

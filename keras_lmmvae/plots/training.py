@@ -1,0 +1,65 @@
+"""Picture of a training: the loss and its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_lmmvae.plots.drawing import COLOURS, new_axes
+from keras_lmmvae.validation import received
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from keras_lmmvae.model.lmmvae import LMMVAE
+
+__all__ = ["plot_training"]
+
+_PARTS = {
+    "reconstruction_loss": "reconstruction",
+    "latent_kl": "KL of the latent",
+    "effects_kl": "KL of the effects",
+}
+
+
+def plot_training(model: LMMVAE | Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
+    """Training curves: the loss and its parts, in nats per row, by epoch.
+
+    Args:
+        model: A model whose last `fit` is shown, or the `history` of what `fit` returns, with
+            or without validation.
+        ax: Axes to draw on; new ones by default.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If the model was not trained since it was made or loaded.
+    """
+    history = _history(model)
+    ax = new_axes(ax)
+    epochs = np.arange(1, len(history["loss"]) + 1)
+    ax.plot(epochs, history["loss"], color="black", linewidth=2, label="loss")
+    for (name, title), colour in zip(_PARTS.items(), COLOURS[:3], strict=True):
+        ax.plot(epochs, history[name], color=colour, label=title)
+    if "val_loss" in history:
+        ax.plot(epochs, history["val_loss"], color="black", linestyle=":", label="loss, held out")
+    ax.set(xlabel="epoch", ylabel="nats per row")
+    ax.locator_params(axis="x", integer=True)
+    ax.legend(frameon=False)
+    return ax
+
+
+def _history(model: LMMVAE | Mapping[str, Sequence[float]]) -> Mapping[str, Sequence[float]]:
+    if isinstance(model, Mapping):
+        history = model
+    else:
+        history = getattr(getattr(model, "history", None), "history", {})
+    if "loss" not in history:
+        raise ValueError(
+            "There is no history to show, expected a model that was trained in this session, or "
+            "the `history` of what `fit` returned. " + received(history=sorted(history))
+        )
+    return history

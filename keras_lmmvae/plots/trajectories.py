@@ -1,0 +1,152 @@
+"""Picture of single subjects over time, with their fitted curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keras_lmmvae.plots.drawing import (
+    COLOURS,
+    feature_title,
+    feature_values,
+    half_width,
+    level_codes,
+    pyplot,
+    term_of_kind,
+)
+from keras_lmmvae.validation import check_positive, received
+
+if TYPE_CHECKING:
+    from keras_lmmvae.model.lmmvae import LMMVAE
+
+__all__ = ["plot_trajectories"]
+
+_GRID = 60
+_COLUMNS = 3
+
+
+def plot_trajectories(
+    model: LMMVAE,
+    term: str,
+    data: dict[str, Any],
+    feature: int | str = 0,
+    *,
+    levels: Sequence[Any] | None = None,
+    num_levels: int = 6,
+    level: float = 0.9,
+    axes: Any = None,
+) -> np.ndarray:
+    """Data of some subjects over time, each with its fitted curve and the curve's interval.
+
+    The curve is the subject's effect `B_0 + B_1 t + ...` around the average row: the mean of
+    `f(E[u | x])` over all rows, which the dashed line shows, and of the other terms over the
+    subject's rows. The band is the posterior interval of the effect; single rows scatter around
+    the curve by latent and noise.
+
+    Args:
+        model: A fitted model.
+        term: Name of a term with slopes over time.
+        data: Dict of columns of all subjects.
+        feature: Number or name of the feature.
+        levels: Optional keys of the subjects. Defaults to those with the most rows.
+        num_levels: Positive int, how many subjects, if `levels` are not given.
+        level: Float in (0, 1), posterior probability of the band.
+        axes: Optional sequence of axes, one for each subject; those of a new figure by default.
+
+    Returns:
+        Array of the axes, one for each subject.
+
+    Raises:
+        ValueError: If the term has no slopes over time, on an unknown feature or level, a level
+            without rows, or another number of axes than levels.
+    """
+    found = term_of_kind(model, term, "slopes over time")
+    number = model.feature_number(feature)
+    check_positive("num_levels", num_levels, integer=True, minimum=1)
+    width = half_width(level)
+    codes = level_codes(model, found, data)
+    chosen = _most_frequent(codes, num_levels) if levels is None else _codes_of(found, levels)
+    panels = _panels(axes, len(chosen))
+    prediction = model.predictive(data)
+    average = float(prediction.population[:, number].mean())
+    own = prediction.contributions[term][:, number]
+    others = (prediction.mean - prediction.population)[:, number] - own
+    values, time = feature_values(data, number), np.asarray(data[found.time], np.float64)
+    names = found.level_names()
+    for panel, code in zip(panels, chosen, strict=True):
+        rows = np.flatnonzero(codes == code)
+        if not len(rows):
+            raise ValueError(
+                "`data` must have rows of every level that is shown. " + received(level=names[code])
+            )
+        base = average + float(others[rows].mean())
+        grid = np.linspace(time[rows].min(), time[rows].max(), _GRID)
+        effect, deviation = _curve(model, term, data, rows[0], found.time, grid)
+        curve, band = base + effect[:, number], width * deviation[:, number]
+        panel.axhline(base, color="0.5", linestyle="--", linewidth=1, label="average subject")
+        panel.fill_between(
+            grid, curve - band, curve + band, color=COLOURS[0], alpha=0.2, linewidth=0,
+            label=f"{level:.0%} of the curve",
+        )  # fmt: skip
+        panel.plot(grid, curve, color=COLOURS[0], label="fitted curve")
+        panel.plot(time[rows], values[rows], ".", color="black", label="rows")
+        panel.set_title(str(names[code]), fontsize=10)
+    _finish(panels, feature_title(model, number), found.time)
+    return panels
+
+
+def _most_frequent(codes: np.ndarray, number: int) -> np.ndarray:
+    counts = np.bincount(codes[codes >= 0])
+    return np.argsort(-counts, kind="stable")[: min(number, int((counts > 0).sum()))]
+
+
+def _codes_of(term: Any, levels: Sequence[Any]) -> list[int]:
+    names = term.level_names()
+    unknown = [key for key in levels if key not in names]
+    if unknown or not len(levels):
+        raise ValueError(
+            f"`levels` must be keys of '{term.label}' that the model has seen, one at least. "
+            + received(unknown=unknown, levels=list(levels))
+        )
+    return [names.index(key) for key in levels]
+
+
+def _panels(axes: Any, number: int) -> np.ndarray:
+    if axes is not None:
+        panels = np.ravel(np.asarray(axes, object))
+        if len(panels) != number:
+            raise ValueError(
+                f"`axes` must be {number} axes, one for each level. " + received(axes=len(panels))
+            )
+        return panels
+    columns = min(number, _COLUMNS)
+    rows = -(-number // columns)
+    figure, _ = pyplot().subplots(
+        rows, columns, figsize=(0.8 + 2.6 * columns, 0.8 + 2.2 * rows), sharey=True, sharex=True,
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    panels = np.array(figure.axes, object)
+    for unused in panels[number:]:
+        unused.remove()
+    return panels[:number]
+
+
+def _curve(
+    model: LMMVAE, term: str, data: dict[str, Any], row: int, time: str, grid: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Effects and standard deviations of one row's subject at the times of a grid, `(n, p)`."""
+    columns = {"x", *(column for one in model.random_effects for column in one.columns)}
+    rows = {name: np.repeat(np.asarray(data[name])[[row]], len(grid), axis=0) for name in columns}
+    return model.term_effects(term, {**rows, time: grid})
+
+
+def _finish(panels: np.ndarray, label: str, time: str) -> None:
+    for panel in panels:
+        place = panel.get_subplotspec()
+        if place is None or place.is_first_col():
+            panel.set_ylabel(label)
+        if place is None or place.is_last_row():
+            panel.set_xlabel(time)
+    panels[0].legend(frameon=False, fontsize=8)
