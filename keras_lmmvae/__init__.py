@@ -12,10 +12,13 @@ require_tensorflow()
 from keras_lmmvae import baselines, datasets, layers, metrics, plots, simulation  # noqa: E402
 from keras_lmmvae.data_frame import from_dataframe  # noqa: E402
 from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect  # noqa: E402
+from keras_lmmvae.formula import random_effects_from_formula  # noqa: E402
 from keras_lmmvae.model.lmmvae import LMMVAE  # noqa: E402
+from keras_lmmvae.transformer import LMMVAETransformer  # noqa: E402
 
 __all__ = [
     "LMMVAE",
+    "LMMVAETransformer",
     "RandomIntercept",
     "RandomSlopes",
     "SpatialEffect",
@@ -25,6 +28,7 @@ __all__ = [
     "layers",
     "metrics",
     "plots",
+    "random_effects_from_formula",
     "simulation",
 ]
 __version__ = "0.1.0"

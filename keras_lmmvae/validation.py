@@ -16,6 +16,7 @@ __all__ = [
     "as_features",
     "as_float_column",
     "as_keys",
+    "as_series",
     "check_columns",
     "check_positive",
     "check_probability",
@@ -140,9 +141,10 @@ def as_features(x: Any, num_features: int | None = None) -> np.ndarray:
     infinite = (values > _LARGEST) | (values < -_LARGEST)
     if infinite.any():
         row, column = np.argwhere(infinite)[0]
+        label = x.columns[column] if isinstance(x, pd.DataFrame) else int(column)
         raise ValueError(
             "The features 'x' must be finite in float32 (NaN marks a missing cell). "
-            + received(row=int(row), column=int(column), value=float(values[row, column]))
+            + received(row=int(row), column=label, value=float(values[row, column]))
         )
     return values
 
@@ -197,7 +199,7 @@ def as_float_column(name: str, values: Any) -> np.ndarray:
     Raises:
         ValueError: If it is not one-dimensional, not numeric or infinite.
     """
-    series = _as_series(name, values)
+    series = as_series(name, values)
     if not _is_numeric(series):
         raise ValueError(
             f"The column '{name}' must be a numeric vector: turn text into numbers, and dates "
@@ -228,7 +230,7 @@ def as_keys(name: str, values: Any) -> np.ndarray:
         ValueError: If the keys are neither strings nor whole numbers, or a mixture, or beyond
             what 64-bit integers or floats can tell apart.
     """
-    series = _as_series(name, values)
+    series = as_series(name, values)
     missing = series.isna().to_numpy(bool)
     present = series[~missing]
     kind = _kind(present)
@@ -253,7 +255,7 @@ def _kind(values: Any) -> str:
     return str(pd.api.types.infer_dtype(values, skipna=True))
 
 
-def _as_series(name: str, values: Any) -> pd.Series:
+def as_series(name: str, values: Any) -> pd.Series:
     """A column as a series, of its categories' type if it is categorical."""
     to_numpy = getattr(values, "numpy", None)  # of a tensor
     try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.formula import as_terms
 from keras_lmmvae.model.rows import FEATURES
 from keras_lmmvae.validation import check_positive, received
 
@@ -51,13 +52,14 @@ def check_arguments(
             )
 
 
-def clone_terms(terms: Sequence[RandomEffect]) -> list[RandomEffect]:
-    """Fresh copies of the terms, so that no two models share one's state.
+def clone_terms(terms: Sequence[RandomEffect] | str) -> list[RandomEffect]:
+    """Fresh copies of the terms, or of a formula's, so that no two models share one's state.
 
     Raises:
-        ValueError: If an element is no term, two share a name, or a column is called as the
-            features are.
+        ValueError: If the formula cannot be read, an element is no term, two share a name, or a
+            column is called as the features are.
     """
+    terms = as_terms(terms)
     for term in terms:
         if not isinstance(term, RandomEffect):
             raise ValueError(

@@ -63,7 +63,8 @@ class LMMVAE(
 
     Args:
         latent_dim: Positive int, `d`.
-        random_effects: Terms, such as `RandomIntercept("store")`. The model works on copies.
+        random_effects: Terms, such as `RandomIntercept("store")`, of which the model takes
+            copies; or a formula, "(1 | store)": see `random_effects_from_formula`.
         hidden_units: Widths of the encoder's dense layers, mirrored in the decoder.
         activation: Activation of these layers.
         encoder: Optional Keras model `(b, p) -> (b, h)` instead of them; reads standardised
@@ -112,7 +113,7 @@ class LMMVAE(
     def __init__(
         self,
         latent_dim: int,
-        random_effects: Sequence[RandomEffect] = (),
+        random_effects: Sequence[RandomEffect] | str = (),
         *,
         hidden_units: Sequence[int] = (1000, 500),
         activation: Any = "relu",

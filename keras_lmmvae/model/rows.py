@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from keras_lmmvae.effects.combined_keys import with_combined_keys
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.effects.scaling import finite_or_zero
 from keras_lmmvae.validation import as_features, check_columns, received
@@ -66,7 +67,9 @@ def prepare_rows(
             "`keras_lmmvae.from_dataframe(df, features=[...], random_effects=...)`. "
             + received(columns=list(data.columns)[:10])
         )
-    check_columns(data, [FEATURES, *(column for term in terms for column in term.columns)])
+    columns = [column for term in terms for column in term.columns]
+    data = with_combined_keys(data, columns)
+    check_columns(data, [FEATURES, *columns])
     prepared = {FEATURES: as_features(data[FEATURES], num_features)}
     for term in terms:
         prepared.update(term.prepare(data))

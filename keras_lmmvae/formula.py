@@ -1,0 +1,288 @@
+"""Random effects as users of lme4 write them: "(1 | store) + (1 + t | patient)"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras_lmmvae.effects.combined_keys import SEPARATOR
+from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.effects.random_intercept import RandomIntercept
+from keras_lmmvae.effects.random_slopes import RandomSlopes
+from keras_lmmvae.effects.spatial_effect import SpatialEffect
+from keras_lmmvae.formula_reader import FormulaReader
+from keras_lmmvae.validation import received
+
+__all__ = ["as_terms", "random_effects_from_formula"]
+
+_GP_OPTIONS = ("kernel", "length_scale", "metric", "num_features", "name", "seed")
+
+
+def as_terms(random_effects: Sequence[RandomEffect] | str) -> Sequence[RandomEffect]:
+    """The terms of a formula; terms stay as they are."""
+    if isinstance(random_effects, str):
+        return random_effects_from_formula(random_effects)
+    return random_effects
+
+
+def random_effects_from_formula(formula: str) -> list[RandomEffect]:
+    """The terms that a formula in the manner of lme4 stands for.
+
+        formula := term + term + ...
+        term    := (slopes | groups)  or  gp(column, column, ..., option=value, ...)
+        slopes  := 1, t, t^2, dose, ... joined by +; the intercept is there without the 1, too
+        groups  := column, or a:b (their keys together), or a/b for a and a:b
+
+        (1 | store)                  RandomIntercept("store")
+        (1 | school:class)           RandomIntercept("school.class", name="school:class")
+        (1 | school/class)           (1 | school) + (1 | school:class)
+        (1 + t + t^2 | patient)      RandomSlopes("patient", time="t", degree=2)
+        (1 + dose + age | patient)   RandomSlopes("patient", covariates=["dose", "age"])
+        gp(lon, lat, kernel=rbf)     SpatialEffect(("lon", "lat"), kernel="rbf")
+
+    Powers may be written `t^2`, `I(t^2)` or `poly(t, 2)`, with the lower ones beside them. One
+    column alone, as in `(1 + t | patient)`, is the time of a straight line. Names that are no
+    words stand in backquotes. Options of `gp` are `kernel`, `length_scale`, `metric`,
+    `num_features`, `name` and `seed`. The combined column "school.class" need not be among the
+    data if "school" and "class" are; `tf.data` datasets and requests have to bring it.
+
+    There are no fixed effects, for the latent part stands in their place; every slope has its
+    intercept; coefficients of one group are correlated. The formula is read, never executed.
+
+    Args:
+        formula: The formula.
+
+    Returns:
+        The terms, in the order of the formula.
+
+    Raises:
+        ValueError: If the formula cannot be read, or asks for what is not there; the error says
+            where, and what to write instead.
+
+    Example:
+        >>> import keras_lmmvae as lmm
+        >>> terms = lmm.random_effects_from_formula("(1 | store) + (1 + t + t^2 | patient)")
+        >>> [type(term).__name__ for term in terms], terms[1].degree
+        (['RandomIntercept', 'RandomSlopes'], 2)
+
+    References:
+        - Bates, Maechler, Bolker & Walker (2015), Fitting linear mixed-effects models using
+          lme4, table 2.
+    """
+    if not isinstance(formula, str):
+        raise ValueError(
+            "A formula must be a string such as '(1 | store)'. " + received(formula=formula)
+        )
+    return _Parser(formula).parse()
+
+
+class _Parser(FormulaReader):
+    """Makes terms of what it reads."""
+
+    def __init__(self, formula: str) -> None:
+        super().__init__(formula)
+        self.groups: set[frozenset[str]] = set()
+
+    def parse(self) -> list[RandomEffect]:
+        if any(token.kind == "~" for token in self.tokens):
+            start = next(token.start for token in self.tokens if token.kind == "~")
+            self.fail(
+                "must name the random effects only: leave out '~' and what stands before it", start
+            )
+        terms = self.term()
+        while self.skip("+"):
+            terms += self.term()
+        if self.token.kind != "end":
+            self.fail("must be terms joined by '+'")
+        return terms
+
+    def term(self) -> list[RandomEffect]:
+        start = self.token
+        is_call = len(self.tokens) > 1 and self.tokens[1].kind == "("
+        if start.kind == "name" and start.value == "gp" and is_call:
+            return [self.surface()]
+        if not self.skip("("):
+            if start.kind in ("name", "number"):
+                self.fail(
+                    "has no fixed effects, for the latent part stands in their place: put "
+                    "columns among the features, or write a random effect such as '(1 | store)'"
+                )
+            self.fail("must have a term here, such as '(1 | store)' or 'gp(lon, lat)'")
+        slopes = self.slopes()
+        if self.token.kind == "||":
+            self.fail("must join slopes and group by '|': correlations are learned, '||' is not")
+        self.expect("|", "lacks a '|' between slopes and group, as in '(1 + t | patient)'")
+        terms = [self.grouped(slopes, *group) for group in self.group_columns()]
+        self.expect(")", "lacks a ')' after the group")
+        return terms
+
+    # Left of the bar ----------------------------------------------------------------------------
+
+    def slopes(self) -> dict[str, int]:
+        """Column -> its highest power."""
+        powers: dict[str, list[int]] = {}
+        first = self.token.start
+        while True:
+            start = self.token.start
+            for column, power in self.slope():
+                if power in powers.setdefault(column, []):
+                    self.fail(f"must name every slope once, but '{column}' stands twice", start)
+                powers[column].append(power)
+            if not self.skip("+"):
+                break
+        if self.token.kind in ("-", "*", ":", "/"):
+            self.fail(
+                "must have sums only left of the bar: every slope has its intercept, and "
+                "products have to be columns of their own"
+            )
+        for column, given in powers.items():
+            if sorted(given) != list(range(1, len(given) + 1)):
+                lower = " + ".join(_power(column, one) for one in range(1, max(given) + 1))
+                self.fail(f"must have all lower powers of '{column}', as in '{lower}'", first)
+        highest = {column: len(given) for column, given in powers.items()}
+        if sum(power > 1 for power in highest.values()) > 1:
+            self.fail(
+                f"must have powers of one column a term, but has them of {list(highest)}: make "
+                "columns of the others' powers",
+                first,
+            )
+        return highest
+
+    def slope(self) -> list[tuple[str, int]]:
+        """One summand left of the bar, as powers of columns; none for the intercept."""
+        token = self.token
+        if token.kind == "number":
+            if token.value != "1":
+                self.fail(
+                    "must have an intercept beside every slope: write 1 or nothing, as in "
+                    "'(1 + t | patient)'"
+                )
+            self.take()
+            return []
+        if token.kind == "-":
+            self.fail("must have an intercept beside every slope, as in '(1 + t | patient)'")
+        if token.kind != "name":
+            self.fail("must have 1 or a column's name here, as in '(1 + t | patient)'")
+        self.take()
+        if self.token.kind != "(":
+            return [(token.value, self.power())]
+        if token.value not in ("I", "poly"):
+            self.fail(
+                f"has no function '{token.value}': make a column of its values; there are "
+                "I(t^2) and poly(t, 2)",
+                token.start,
+            )
+        self.take()
+        column = self.expect("name", f"must have a column's name in '{token.value}(...)'").value
+        if token.value == "poly":
+            self.expect(",", "must have the degree after the column, as in 'poly(t, 2)'")
+            powers = [(column, power) for power in range(1, self.degree() + 1)]
+        else:
+            powers = [(column, self.power())]
+        self.expect(")", f"lacks a ')' after '{token.value}(...'")
+        return powers
+
+    def power(self) -> int:
+        """The power after a column, 1 if there is none."""
+        return self.degree() if self.skip("^") or self.skip("**") else 1
+
+    def degree(self) -> int:
+        if not (self.token.kind == "number" and self.token.value.isdecimal()):
+            self.fail("must have a whole number as a power, as in 't^2'")
+        if not 1 <= int(self.token.value) <= 9:
+            self.fail("must have powers from 1 to 9")
+        return int(self.take().value)
+
+    # Right of the bar ---------------------------------------------------------------------------
+
+    def group_columns(self) -> list[tuple[list[str], int]]:
+        """Columns whose keys make a group, and their place: "a/b" gives "a", and "a" with "b"."""
+        start, columns = self.token.start, [self.interaction()]
+        while self.skip("/"):
+            columns.append([*columns[-1], *self.interaction()])
+        if self.token.kind in ("+", "*"):
+            self.fail("must have a term for each group, as in '(1 | a) + (1 | b) + (1 | a:b)'")
+        return [(group, start) for group in columns]
+
+    def interaction(self) -> list[str]:
+        problem = "must have a column's name as group, as in '(1 | store)'"
+        columns = [self.expect("name", problem).value]
+        while self.skip(":"):
+            columns.append(self.expect("name", problem).value)
+        return columns
+
+    def grouped(self, slopes: dict[str, int], group: list[str], start: int) -> RandomEffect:
+        column, name = SEPARATOR.join(group), ":".join(group)
+        if len(set(group)) < len(group):
+            self.fail(f"must combine different columns, but has the group '{name}'", start)
+        if frozenset(group) in self.groups:
+            self.fail(
+                f"must have one term for the group '{name}': put all its slopes there, as in "
+                f"'(1 + t | {name})'",
+                start,
+            )
+        self.groups.add(frozenset(group))
+        if not slopes:
+            return self.made(start, RandomIntercept, column, name=name)
+        powered = [name for name, power in slopes.items() if power > 1]
+        time = powered[0] if powered else next(iter(slopes)) if len(slopes) == 1 else None
+        covariates = [name for name in slopes if name != time]
+        degree = 1 if time is None else slopes[time]
+        return self.made(
+            start,
+            RandomSlopes,
+            column,
+            time=time,
+            degree=degree,
+            covariates=covariates,
+            name=name,
+        )
+
+    # Gaussian processes -------------------------------------------------------------------------
+
+    def surface(self) -> RandomEffect:
+        start = self.take().start
+        self.take()
+        columns: list[str] = []
+        options: dict[str, Any] = {}
+        while True:
+            name = self.expect("name", "must have a column's name here, as in 'gp(lon, lat)'")
+            if not self.skip("="):
+                if options:
+                    self.fail("must have the columns of 'gp' before its options", name.start)
+                columns.append(name.value)
+            else:
+                if name.value not in _GP_OPTIONS or name.value in options:
+                    self.fail(
+                        f"has the unknown or repeated option '{name.value}', expected each of "
+                        f"{', '.join(_GP_OPTIONS)} once at most",
+                        name.start,
+                    )
+                options[name.value] = self.value()
+            if not self.skip(","):
+                break
+        self.expect(")", "lacks a ')' or ',' in 'gp(...'")
+        return self.made(start, SpatialEffect, tuple(columns), **options)
+
+    def value(self) -> Any:
+        """An option's value: a number, `None`, or text with or without quotes."""
+        token = self.token
+        if token.kind == "number":
+            self.take()
+            return int(token.value) if token.value.isdecimal() else float(token.value)
+        if token.kind not in ("name", "text"):
+            self.fail("must have a number or a word after '='")
+        self.take()
+        return None if token.kind == "name" and token.value in ("None", "NULL") else token.value
+
+    def made(self, start: int, kind: type[Any], *arguments: Any, **options: Any) -> RandomEffect:
+        """A term; its own objections get the place in the formula."""
+        try:
+            term: RandomEffect = kind(*arguments, **options)
+        except ValueError as error:
+            self.fail(f"asks for a term that cannot be made: {error}", start)
+        return term
+
+
+def _power(column: str, power: int) -> str:
+    return column if power == 1 else f"{column}^{power}"

@@ -1,0 +1,276 @@
+"""LMMVAE as a transformer of scikit-learn: for pipelines, cross-validation and pickles."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from keras_lmmvae.baselines.columns import check_training
+from keras_lmmvae.baselines.schedule import cosine_adam
+from keras_lmmvae.data_frame import as_pandas, from_dataframe, numeric_features
+from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.validation import received
+
+__all__ = ["LMMVAETransformer"]
+
+_FILE = "model.keras"
+
+
+class LMMVAETransformer(
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,  # type: ignore[misc]
+):
+    """`LMMVAE` with scikit-learn's manners: a data frame in, latent means out.
+
+        x[i] = f(u[i]) + sum{ Z_k[i] @ B_k : k=1...K } + e[i],    transform: E[u[i] | x[i]]
+
+    The frame holds the features and the columns of the random effects; without random effects
+    an array will do. NaN marks missing cells. Training is by `cosine_adam`, as that of the
+    baselines, and silent; for callbacks, validation and progress use `LMMVAE`, which the fitted
+    transformer holds in `model_`.
+
+    Args:
+        latent_dim: Positive int, `d`.
+        random_effects: `None`, a formula such as "(1 | store)", or a list of terms.
+        features: Names of the feature columns. Defaults to the numeric columns that no term
+            uses.
+        hidden_units: Widths of the encoder's dense layers, mirrored in the decoder.
+        epochs: Positive int.
+        batch_size: Positive int, rows a step; with fewer rows, all of them.
+        learning_rate: Positive float, of Adam at the first step.
+        kl_weight: Non-negative float, weight of KL(q(u) || p(u)).
+        posterior: "conjugate" or "amortized"; see `LMMVAE`.
+        random_state: Optional int, or `numpy.random.RandomState`, that fixes initial weights,
+            the order of the rows and draws.
+
+    Attributes:
+        model_: The fitted `LMMVAE`.
+        features_: List of the feature columns; `None` if fitted to an array.
+        n_features_in_: Int, number of columns seen by `fit`.
+        feature_names_in_: Array of their names, if they are strings.
+
+    Raises:
+        ValueError: In `fit`, if an argument is out of its range or the data are unusable.
+
+    Example:
+        >>> import numpy as np, pandas as pd
+        >>> import keras_lmmvae as lmm
+        >>> rng = np.random.default_rng(0)
+        >>> df = pd.DataFrame(rng.normal(size=(60, 3)), columns=["a", "b", "c"])
+        >>> df["store"] = np.arange(60) % 6
+        >>> transformer = lmm.LMMVAETransformer(
+        ...     1, random_effects="(1 | store)", hidden_units=(8,), epochs=1, random_state=0)
+        >>> transformer.set_output(transform="pandas").fit_transform(df).columns.tolist()
+        ['lmmvaetransformer0']
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 2,
+        random_effects: Sequence[RandomEffect] | str | None = None,
+        *,
+        features: Sequence[str] | None = None,
+        hidden_units: Sequence[int] = (1000, 500),
+        epochs: int = 25,
+        batch_size: int = 128,
+        learning_rate: float = 2e-3,
+        kl_weight: float = 1.0,
+        posterior: str = "conjugate",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.latent_dim = latent_dim
+        self.random_effects = random_effects
+        self.features = features
+        self.hidden_units = hidden_units
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.kl_weight = kl_weight
+        self.posterior = posterior
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: None = None) -> Self:
+        """Adapts and trains the model.
+
+        Args:
+            X: Data frame of `n` rows, or an array `(n, p)` if there are no random effects.
+            y: Ignored.
+        """
+        del y
+        check_training(
+            hidden_units=self.hidden_units,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            kl_weight=self.kl_weight,
+        )
+        model = self._make_model()
+        X = self._checked(X, reset=True)
+        self.features_ = self._chosen_features(X)
+        data = self._data(X, model)
+        rows = len(data["x"])
+        model.adapt(data)
+        batch_size = min(self.batch_size, rows)
+        model.compile(cosine_adam(self.learning_rate, rows, batch_size, self.epochs))
+        model.fit(data, epochs=self.epochs, batch_size=batch_size, verbose=0)
+        self.model_ = model
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Posterior means of the latent, float64 `(n, d)`.
+
+        Args:
+            X: Rows, as for `fit`; their levels may be unseen.
+        """
+        data = self._known(X)
+        return np.asarray(self.model_.encode(data), np.float64)
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """`f(u)` in the features' units, without random effects.
+
+        Args:
+            X: Latents, array `(n, d)`.
+
+        Returns:
+            Float64 array `(n, p)`.
+        """
+        check_is_fitted(self)
+        latent = np.asarray(X, np.float32)
+        if latent.ndim != 2 or latent.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"The latents must be a matrix of {self._n_features_out} columns. "
+                + received(X=latent)
+            )
+        return np.asarray(self.model_.decode(latent), np.float64)
+
+    def reconstruct(self, X: Any, include_effects: bool = True) -> np.ndarray:
+        """Reconstructions of rows, in the features' units.
+
+        Args:
+            X: Rows, as for `fit`.
+            include_effects: Whether `Z B` is added to `f(E[u | x])`.
+
+        Returns:
+            Float64 array `(n, p)`.
+        """
+        data = self._known(X)
+        return np.asarray(self.model_.reconstruct(data, include_effects), np.float64)
+
+    def score(self, X: Any, y: None = None) -> float:
+        """Mean over rows of a lower bound of their log density; higher is better.
+
+        Args:
+            X: Rows, as for `fit`; their levels may be unseen.
+            y: Ignored.
+
+        Returns:
+            Float, nats per row, for the density in the features' units.
+        """
+        del y
+        data = self._known(X)
+        return float(np.mean(self.model_.log_likelihood(data)))
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.model_.latent_dim)
+
+    def _make_model(self) -> LMMVAE:
+        seed = self.random_state
+        if not (seed is None or isinstance(seed, (int, np.integer))):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        return LMMVAE(
+            self.latent_dim,
+            () if self.random_effects is None else self.random_effects,
+            hidden_units=self.hidden_units,
+            posterior=self.posterior,
+            kl_weight=self.kl_weight,
+            seed=None if seed is None else int(seed),
+        )
+
+    def _known(self, X: Any) -> Any:
+        """The model's data of rows, for a fitted transformer."""
+        check_is_fitted(self)
+        return self._data(self._checked(X, reset=False), self.model_)
+
+    def _checked(self, X: Any, *, reset: bool) -> Any:
+        """A data frame, or an array of numbers; of the columns seen by `fit` unless `reset`."""
+        is_frame = isinstance(X, pd.DataFrame) or callable(getattr(X, "to_pandas", None))
+        if not is_frame and (self.random_effects or self.features is not None):
+            raise ValueError(
+                "Random effects and `features` go by the names of columns, expected a data frame. "
+                + received(X=type(X))
+            )
+        if is_frame:
+            return validate_data(self, as_pandas(X), reset=reset, skip_check_array=True)
+        return validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=2 if reset else 1,
+        )
+
+    def _chosen_features(self, X: Any) -> list[Any] | None:
+        if not isinstance(X, pd.DataFrame):
+            return None
+        if self.features is not None:
+            return list(self.features)
+        return numeric_features(X, self.random_effects or ())
+
+    def _data(self, X: Any, model: LMMVAE) -> Any:
+        if not isinstance(X, pd.DataFrame):
+            return {"x": X}
+        # Fitted to an array, whose columns were all features.
+        features = list(X.columns) if self.features_ is None else self.features_
+        return from_dataframe(X, features, model.random_effects)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The arguments and, for the model and its terms, what Keras' safe files hold of them."""
+        state = dict(super().__getstate__())
+        if "model_" in state:
+            state["model_"] = _to_bytes(state["model_"])
+        terms = state["random_effects"]
+        if terms is not None and not isinstance(terms, str):
+            serialize = keras.saving.serialize_keras_object
+            state["random_effects"] = [serialize(term) for term in terms]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if "model_" in state:
+            state["model_"] = _from_bytes(state["model_"])
+        terms = state["random_effects"]
+        if terms is not None and not isinstance(terms, str):
+            deserialize = keras.saving.deserialize_keras_object
+            state["random_effects"] = [deserialize(term) for term in terms]
+        super().__setstate__(state)
+
+
+def _to_bytes(model: LMMVAE) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / _FILE)
+        return (Path(folder) / _FILE).read_bytes()
+
+
+def _from_bytes(content: bytes) -> LMMVAE:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / _FILE).write_bytes(content)
+        model: LMMVAE = keras.saving.load_model(Path(folder) / _FILE, compile=False)
+        return model
