@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from keras_lmmvae.data_frame import from_dataframe
+from keras_lmmvae.data_frame import from_dataframe, numeric_features
 from keras_lmmvae.runs.config import Config
-from keras_lmmvae.runs.tables import numeric_columns
-from keras_lmmvae.runs.terms import term_columns
 from keras_lmmvae.simulation import split, take
 from keras_lmmvae.validation import check_columns
 
@@ -30,7 +28,7 @@ class Job:
         config: The configuration, its features named.
         train: Dict of columns of the training rows.
         validation: Those of the rows held out; `None`: none are.
-        fingerprint: SHA-256 of the columns that are used.
+        fingerprint: SHA-256 of the columns that are used, and of the split.
     """
 
     config: Config
@@ -60,40 +58,40 @@ def make_job(config: Config, frame: pd.DataFrame) -> Job:
     Raises:
         ValueError: If a column is missing, or a feature not numeric, or the split is impossible.
     """
-    columns = term_columns(config.random_effects)
     held_out = config.training.validation
-    if held_out is not None and held_out.column is not None:
-        columns = list(dict.fromkeys([*columns, held_out.column]))
-    check_columns({name: frame[name] for name in frame.columns}, columns)
-    config = config.with_features(config.features or numeric_columns(frame, columns))
-    features = config.features or ()
+    on = None if held_out is None else held_out.column
+    if on is not None:
+        check_columns({str(name): values for name, values in frame.items()}, [on])
+    features = config.features
+    if features is None:
+        others = frame.drop(columns=[] if on is None else [on])
+        features = tuple(numeric_features(others, config.random_effects))
+    config = config.with_features(features)
     data = from_dataframe(frame, features, config.random_effects)
-    digest = fingerprint(frame, [*features, *columns])
+    digest = fingerprint({**data, "features": np.array(features)})
     if held_out is None:
         return Job(config, data, None, digest)
+    rows = {"rows": np.arange(len(frame))} if on is None else {on: frame[on].to_numpy()}
     train, validation = split(
-        {name: frame[name].to_numpy() for name in [*features[:1], *columns]},
-        held_out.by,
-        on=held_out.column,
-        test_size=held_out.fraction,
-        seed=config.training.seed,
+        rows, held_out.by, on=on, test_size=held_out.fraction, seed=config.training.seed
     )
+    digest = fingerprint({"all": np.array([digest]), "train": train})
     return Job(config, take(data, train), take(data, validation), digest)
 
 
-def fingerprint(frame: pd.DataFrame, columns: Sequence[str]) -> str:
-    """SHA-256 of columns of a table, row by row: the same values in the same order give it.
+def fingerprint(data: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of columns: the same names and values in the same order give it.
 
     Args:
-        frame: The table.
-        columns: Names of the columns.
+        data: Dict of arrays.
 
     Example:
-        >>> frame = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
-        >>> fingerprint(frame, ["a"]) == fingerprint(frame.iloc[::-1], ["a"])
+        >>> fingerprint({"a": np.arange(2)}) == fingerprint({"a": np.arange(2)[::-1]})
         False
     """
-    used = frame[list(dict.fromkeys(columns))]
-    rows = pd.util.hash_pandas_object(used, index=False).to_numpy()
-    names = "\n".join(used.columns).encode()
-    return hashlib.sha256(names + rows.tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    for name, values in data.items():
+        digest.update(f"{name} {values.shape} ".encode())
+        rows = pd.util.hash_pandas_object(pd.DataFrame(values), index=False)
+        digest.update(rows.to_numpy().tobytes())
+    return digest.hexdigest()

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from keras_lmmvae import plots
-from keras_lmmvae.effects import SpatialEffect
+from keras_lmmvae.effects import RandomSlopes, SpatialEffect
+from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.model.lmmvae import LMMVAE
 
 __all__ = ["draw_pictures"]
@@ -22,16 +23,23 @@ _DPI = 120
 # A picture with more points than this takes long and shows no more.
 _MOST_ROWS = 20_000
 
+Drawing = Callable[[], Any]
+
 
 def draw_pictures(
-    model: LMMVAE, history: pd.DataFrame, data: dict[str, np.ndarray], folder: Path
+    model: LMMVAE,
+    history: pd.DataFrame,
+    train: dict[str, np.ndarray],
+    shown: dict[str, np.ndarray],
+    folder: Path,
 ) -> list[Path]:
-    """Writes plots/*.png: training, latents, maps of spatial effects.
+    """Writes plots/*.png; those of terms show the first feature.
 
     Args:
         model: A fitted model.
         history: A row per epoch.
-        data: Dict of columns of the rows to show.
+        train: Dict of columns of the training rows.
+        shown: Those of the rows to judge the model on.
         folder: Folder of the run.
 
     Returns:
@@ -39,36 +47,59 @@ def draw_pictures(
     """
     if find_spec("matplotlib") is None:
         return []
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    import matplotlib
 
-    data = {name: values[:_MOST_ROWS] for name, values in data.items()}
+    matplotlib.use("Agg")  # nothing looks for a screen
+    from matplotlib import pyplot
+
     (folder / PLOTS).mkdir(exist_ok=True)
     files = []
-    for name, draw in _drawings(model, history, data).items():
-        # Without pyplot, which keeps its figures and looks for a screen.
-        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        draw(ax=figure.add_subplot())
+    for name, draw in _drawings(model, history, _some(train), _some(shown)).items():
+        figure = np.ravel(draw())[0].figure
         files.append(folder / PLOTS / f"{name}.png")
         figure.savefig(files[-1], dpi=_DPI)
+        pyplot.close(figure)
     return files
 
 
+def _some(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rows, or as many of them as a picture shows, evenly spaced."""
+    step = -(-len(data["x"]) // _MOST_ROWS)
+    return {name: values[::step] for name, values in data.items()}
+
+
 def _drawings(
-    model: LMMVAE, history: pd.DataFrame, data: dict[str, np.ndarray]
-) -> dict[str, Callable[..., Any]]:
-    """Name of the file -> what draws it on axes."""
-    feature = str(model.feature_names[0])
-    drawings: dict[str, Callable[..., Any]] = {}
-    if not history.empty:
-        logs = {str(name): history[name].tolist() for name in history}
-        drawings["training"] = partial(plots.plot_training, logs)
+    model: LMMVAE,
+    history: pd.DataFrame,
+    train: dict[str, np.ndarray],
+    shown: dict[str, np.ndarray],
+) -> dict[str, Drawing]:
+    """Name of the file -> what draws it and returns its axes."""
+    logs = {str(name): history[name].tolist() for name in history}
+    drawings: dict[str, Drawing] = {
+        "training": partial(plots.plot_training, logs),
+        "reconstruction": partial(plots.plot_reconstruction, model, shown),
+    }
+    if model.posterior == "conjugate":
+        drawings["variance_partition"] = partial(plots.plot_variance_partition, model, train)
     if model.latent_dim > 1:
-        drawings["latent"] = partial(plots.plot_latent, model, data, data["x"][:, 0], label=feature)
+        drawings["latent"] = partial(plots.plot_latent, model, shown, str(model.feature_names[0]))
     for term in model.random_effects:
-        if isinstance(term, SpatialEffect) and len(term.columns) == 2:
-            drawings[f"map_{term.name}"] = partial(
-                plots.plot_effects_map, model, term.label, data, 0, label=f"effect on {feature}"
-            )
+        drawings |= _drawings_of(term, model, train)
+    return drawings
+
+
+def _drawings_of(
+    term: RandomEffect, model: LMMVAE, train: dict[str, np.ndarray]
+) -> dict[str, Drawing]:
+    if isinstance(term, SpatialEffect):
+        if len(term.columns) != 2:
+            return {}
+        return {f"map_{term.name}": partial(plots.plot_effects_map, model, term.label, train)}
+    drawings: dict[str, Drawing] = {}
+    if model.posterior == "conjugate":
+        drawings[f"effects_{term.name}"] = partial(plots.plot_caterpillar, model, term.label)
+        if isinstance(term, RandomSlopes) and term.time is not None and term.degree > 0:
+            trajectories = partial(plots.plot_trajectories, model, term.label, train)
+            drawings[f"trajectories_{term.name}"] = trajectories
     return drawings

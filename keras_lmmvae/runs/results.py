@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from keras_lmmvae.model.lmmvae import LMMVAE
@@ -14,7 +15,8 @@ from keras_lmmvae.runs.tables import write_table
 __all__ = ["METRICS", "write_effects", "write_metrics", "write_variances"]
 
 METRICS = "metrics.json"
-HISTORY, VARIANCES, EFFECTS = "history.csv", "variance_components.csv", "random_effects"
+HISTORY, EFFECTS = "history.csv", "random_effects"
+VARIANCES, PARTITION = "variance_components.csv", "variance_partition.csv"
 
 
 def write_metrics(metrics: dict[str, Any], history: pd.DataFrame, folder: Path) -> None:
@@ -30,15 +32,22 @@ def write_metrics(metrics: dict[str, Any], history: pd.DataFrame, folder: Path) 
     write_table(history, folder / HISTORY)
 
 
-def write_variances(model: LMMVAE, folder: Path) -> None:
-    """Writes variance_components.csv: terms and noise x features, in squared units.
+def write_variances(model: LMMVAE, data: dict[str, np.ndarray], folder: Path) -> None:
+    """Writes variance_components.csv, in squared units, and variance_partition.csv, shares.
+
+    The amortized posterior does not learn variances of effects, so it has no shares.
 
     Args:
         model: A fitted model.
+        data: Dict of columns of the rows whose variance is parted.
         folder: Folder of the run.
     """
-    table = model.variance_components().rename_axis("component")
-    write_table(table, folder / VARIANCES, index=True)
+    components = model.variance_components().rename_axis("component")
+    write_table(components, folder / VARIANCES, index=True)
+    if model.posterior == "amortized":
+        return
+    partition = model.variance_partition(data).rename_axis("part")
+    write_table(partition, folder / PARTITION, index=True)
 
 
 def write_effects(model: LMMVAE, folder: Path, suffix: str) -> None:

@@ -109,10 +109,10 @@ def _write(
         "versions": model_card(model)["versions"],
     }
     write_metrics(metrics, checkpoints.history, folder.partial)
-    write_variances(model, folder.partial)
+    write_variances(model, job.train, folder.partial)
     write_effects(model, folder.partial, suffix)
     shown = job.train if job.validation is None else job.validation
-    if not draw_pictures(model, checkpoints.history, shown, folder.partial):
+    if not draw_pictures(model, checkpoints.history, job.train, shown, folder.partial):
         note = "no pictures: they need Matplotlib, `pip install keras-lmmvae[plots]`"
         LOG.info(note)
         console.print(note, highlight=False, markup=False)

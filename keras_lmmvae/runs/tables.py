@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
 from keras_lmmvae.validation import received
 
-__all__ = ["check_suffix", "numeric_columns", "read_table", "write_table"]
+__all__ = ["check_suffix", "read_table", "write_table"]
 
 CSV, PARQUET = ".csv", ".parquet"
 
@@ -96,23 +95,3 @@ def write_table(frame: pd.DataFrame, path: Path, *, index: bool = False) -> None
         else:
             frame.to_parquet(fresh, engine="pyarrow", index=False)
         os.replace(fresh, path)
-
-
-def numeric_columns(frame: pd.DataFrame, without: Collection[str]) -> list[str]:
-    """Names of the columns of numbers, in their order, but for some.
-
-    Args:
-        frame: The table.
-        without: Columns that are left out.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    numeric = frame.select_dtypes(["number", "bool"]).columns
-    names = [name for name in numeric if name not in without]
-    if not names:
-        raise ValueError(
-            "The table has no numeric column that no term uses, so there are no features. "
-            + received(columns=list(frame.columns))
-        )
-    return names

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
 from typing import Any
 
 from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect
 from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.formula import random_effects_from_formula
 from keras_lmmvae.runs.keys import check_mapping
 from keras_lmmvae.validation import received
 
@@ -31,15 +31,18 @@ def terms_from(given: Any) -> list[RandomEffect]:
 
     Example:
         >>> (term,) = terms_from([{"type": "RandomIntercept", "column": "store"}])
-        >>> term.columns
-        ('store',)
+        >>> (same,) = terms_from("(1 | store)")
+        >>> term.columns == same.columns == ("store",)
+        True
     """
     if given is None:
         return []
+    if isinstance(given, str):
+        return random_effects_from_formula(given)
     if not isinstance(given, list):
         raise ValueError(
-            "`random_effects` must be a list of mappings such as "
-            "{type: RandomIntercept, column: store}. " + received(random_effects=given)
+            "`random_effects` must be a formula such as '(1 | store)', or a list of mappings such "
+            "as {type: RandomIntercept, column: store}. " + received(random_effects=given)
         )
     return [_term_of(mapping) for mapping in given]
 
@@ -72,8 +75,3 @@ def term_mapping(term: RandomEffect) -> dict[str, Any]:
     config = {name: value for name, value in term.get_config().items() if name in valid}
     plain = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}
     return {TYPE: type(term).__name__, **plain}
-
-
-def term_columns(terms: Iterable[RandomEffect]) -> list[str]:
-    """Columns that terms read, each once."""
-    return list(dict.fromkeys(column for term in terms for column in term.columns))

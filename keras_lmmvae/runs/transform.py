@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from keras_lmmvae.data_frame import from_dataframe
+from keras_lmmvae.effects.combined_keys import parts_of
 from keras_lmmvae.model.lmmvae import LMMVAE
 from keras_lmmvae.model.rows import batches_of
-from keras_lmmvae.runs.terms import term_columns
 
 __all__ = ["transform_rows"]
 
@@ -35,7 +35,7 @@ def transform_rows(
         ValueError: If a column is missing or unusable.
     """
     data = from_dataframe(frame, model.feature_names, model.random_effects)
-    keys = frame[term_columns(model.random_effects)].reset_index(drop=True)
+    keys = frame[_term_columns(model, frame)].reset_index(drop=True)
     latents = [f"latent_{k}" for k in range(model.latent_dim)]
     mean, deviation = _latent_posterior(model, data)
     parts = [keys, pd.DataFrame(mean, columns=latents)]
@@ -48,6 +48,13 @@ def transform_rows(
     elif reconstruct:
         parts.append(_features(model, model.reconstruct(data), "reconstruction"))
     return pd.concat(parts, axis=1)
+
+
+def _term_columns(model: LMMVAE, frame: pd.DataFrame) -> list[str]:
+    """Columns of a table that the terms read, each once; parts of those that it has not."""
+    columns = [column for term in model.random_effects for column in term.columns]
+    found = [part for name in columns for part in ([name] if name in frame else parts_of(name))]
+    return list(dict.fromkeys(found))
 
 
 def _latent_posterior(model: LMMVAE, data: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
