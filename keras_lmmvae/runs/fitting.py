@@ -12,7 +12,7 @@ from keras_lmmvae.runs.checkpoints import Checkpoints
 from keras_lmmvae.runs.config import TrainingSettings
 from keras_lmmvae.runs.job import Job
 
-__all__ = ["fit_job"]
+__all__ = ["fit_job", "make_optimizer"]
 
 
 def fit_job(
@@ -36,7 +36,7 @@ def fit_job(
     training = job.config.training
     model = job.config.make_model()
     model.adapt(job.train, feature_names=job.features)
-    model.compile(optimizer=_optimizer(training, len(job.train["x"])))
+    model.compile(optimizer=make_optimizer(training, len(job.train["x"])))
     model.fit(
         job.train,
         epochs=training.epochs,
@@ -50,7 +50,13 @@ def fit_job(
     return model
 
 
-def _optimizer(training: TrainingSettings, num_rows: int) -> keras.optimizers.Optimizer:
+def make_optimizer(training: TrainingSettings, num_rows: int) -> keras.optimizers.Optimizer:
+    """Adam with the schedule of the settings.
+
+    Args:
+        training: The settings.
+        num_rows: Positive int, training rows.
+    """
     if training.schedule == "constant":
         return keras.optimizers.Adam(training.learning_rate)
     return cosine_adam(training.learning_rate, num_rows, training.batch_size, training.epochs)

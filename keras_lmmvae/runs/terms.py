@@ -48,7 +48,7 @@ def terms_from(given: Any) -> list[RandomEffect]:
 
 
 def _term_of(mapping: Any) -> RandomEffect:
-    if not isinstance(mapping, dict) or mapping.get(TYPE) not in _TYPES:
+    if not isinstance(mapping, dict) or mapping.get(TYPE) not in list(_TYPES):
         raise ValueError(
             f"A term of `random_effects` needs a '{TYPE}' out of {list(_TYPES)}. "
             + received(term=mapping)
