@@ -50,6 +50,11 @@ def plot_effects_map(
 
     Raises:
         ValueError: If the term is no surface over two coordinates, or on an unknown feature.
+
+    Example:
+        >>> ax = lmm.plots.plot_effects_map(model, "place", data, "price", inducing_points=True)
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('lon', 'lat')
     """
     surface = term_of_kind(model, term, "a surface over two coordinates")
     number = model.feature_number(feature)
