@@ -498,21 +498,30 @@ class TestTransform:
             command.transform(run[0], tmp_path / "d.csv", tmp_path / "d.txt")
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_commands_from_a_shell(files, tmp_path):
     """fit, Ctrl-C, fit --resume, evaluate, transform, export, inspect: as processes."""
     config = tmp_path / "config.yaml"
     # So many epochs that the signal comes before the last.
-    config.write_text(yaml.safe_dump(changed(epochs=100_000)))
+    config.write_text(yaml.safe_dump(changed(epochs=5_000)))
     fitting = ["fit", str(config), str(files / "data.csv"), "-o", str(tmp_path / "run")]
     process = subprocess.Popen(
         [sys.executable, "-m", "keras_lmmvae.cli", *fitting],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # Tests in the background have it ignored, and children inherit that.
+        preexec_fn=_heed_interrupts,
     )  # fmt: skip
     partial = tmp_path / "run.partial"
     while process.poll() is None and not list(partial.glob("checkpoints/epoch-*")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
+    try:
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "go on with the same command and --resume." in errors.splitlines()[-1]
     assert "Traceback" not in errors
