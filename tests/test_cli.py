@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from keras_lmmvae import cli, demo
 from keras_lmmvae.benchmark import command
 from keras_lmmvae.runs import command as command_of_runs
+from keras_lmmvae.runs import running
 
 RUNNER = CliRunner()
 
@@ -111,6 +112,7 @@ def test_first_steps(monkeypatch, capsys, tmp_path):
     assert run_main(monkeypatch, "simulate", "tiny", *arguments) == 0
     config = yaml.safe_load(command_of_runs.example_config())
     config["training"]["epochs"] = 1
+    monkeypatch.setattr(running, "draw_pictures", lambda *arguments: ["a picture"])
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     output = "runs/patients"
     assert run_main(monkeypatch, "fit", "config.yaml", "patients.csv", "-o", output) == 0
