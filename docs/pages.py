@@ -10,6 +10,7 @@ import inspect
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 from types import FunctionType
 
@@ -54,7 +55,10 @@ def main(folder: Path) -> None:
         footer_text=f"{PACKAGE} {keras_lmmvae.__version__}",
         template_directory=ROOT / "docs" / "templates",
     )
-    docstrings.GOOGLE_LIST_SECTIONS += ["Call arguments", "Warns"]
+    lists = {*docstrings.GOOGLE_LIST_SECTIONS, "Call arguments", "Warns"}
+    docstrings.GOOGLE_LIST_SECTIONS = sorted(lists)
+    # Of a NamedTuple, whose constructor has another module's names; it is shown as written.
+    warnings.filterwarnings("ignore", "Error parsing type annotation ForwardRef")
     modules = {name: doc.Module.from_name(name) for name in MODULES}
     for result in RESULTS:
         place = (result.__module__, result.__qualname__)
@@ -82,9 +86,9 @@ def _arrange(cls: doc.Class) -> None:
     """
     shown = [member for member in cls.members.values() if _is_documented_here(cls, member)]
     shown.sort(key=lambda member: (member.name != "__init__", member.name))
-    is_full = {member.name: member.name == "__init__" or "\n" in member.docstring for member in shown}
-    cls.own_members = [member for member in shown if is_full[member.name]]
-    cls.brief = [member for member in shown if not is_full[member.name]]
+    cls.members = {member.name: member for member in shown}  # nothing else is linked to
+    cls.brief = [m for m in shown if m.name != "__init__" and "\n" not in m.docstring]
+    cls.own_members = [member for member in shown if member not in cls.brief]
     cls.inherited_members = {}
     cls.bases = [
         (module, name, f"{module.partition('.')[0]}.{name}")
