@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from small_models import small_model
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 import keras_lmmvae as lmm
-from keras_lmmvae.export import saved_model
+from keras_lmmvae.export import publish, saved_model
 from keras_lmmvae.export.c_process import run_in_c_process
+from keras_lmmvae.export.serving_module import ServingModule
 from keras_lmmvae.validation import NULL_INTEGER
 
 # What runs in TensorFlow only, or is not the same twice.
@@ -328,3 +330,55 @@ class TestFolder:
         for options in ({"format": "onnx"}, {"input_signature": []}):
             with pytest.raises(ValueError, match="only export format is 'tf_saved_model'"):
                 model.export(tmp_path / "model", **options)
+
+
+class TestNamesOfInputs:
+    """Columns become inputs of the SavedModel, and TensorFlow takes not every name."""
+
+    @staticmethod
+    def fitted(*columns: str) -> lmm.LMMVAE:
+        data = {"x": make_data()["x"], **{name: make_data()["store"] for name in columns}}
+        model = small_model([lmm.RandomIntercept(name) for name in columns])
+        model.adapt(data)
+        model.fitted.assign(1.0)
+        return model
+
+    def test_usual_names(self, tmp_path):
+        """The requests go by the columns' own names, whatever they begin with."""
+        names = ("1st", "Store-2.x")
+        model = self.fitted(*names)
+        model.export(tmp_path / "model")
+        request = {"x": make_data()["x"][:2], **{name: np.array([-4, 99]) for name in names}}
+        (response,) = run_in_c_process(tmp_path / "model", [{"inputs": nested(request)}])
+        assert all(response["outputs"][f"known_{name}"] == [True, False] for name in names)
+
+    @pytest.mark.parametrize("name", ["my store", "straße", "_store", "class", "self"])
+    def test_refused(self, name, tmp_path):
+        """An error that names the column, and nothing written; TensorFlow's would name none."""
+        model = self.fitted(name)
+        message = rf"The column '{name}' cannot be the input of a SavedModel: rename it in the "
+        for write in (model.export, partial(publish, model)):
+            with pytest.raises(ValueError, match=f"{message}.*Received: column='{name}'"):
+                write(tmp_path / "shop" / "1")
+        assert not list(tmp_path.iterdir())
+        module = ServingModule(model, None)
+        with pytest.raises((TypeError, ValueError)):
+            tf.saved_model.save(module, str(tmp_path / "raw"), signatures=module.signatures())
+
+    @pytest.mark.parametrize(
+        ("names", "column", "other"),
+        [
+            (("Store", "store"), "store", "Store"),
+            (("a.b", "a_b"), "a_b", "a.b"),
+            (("X",), "X", "x"),
+            (("latent",), "latent", "latent"),
+            (("support", "store"), "support", "support"),
+            (("store", "support_store", "b"), "support_store", "support_store"),
+        ],
+    )
+    def test_too_much_alike(self, names, column, other, tmp_path):
+        """Two inputs of one signature that TensorFlow would take for one."""
+        message = f"'{column}' cannot be the input of a SavedModel beside the input '{other}'"
+        with pytest.raises(ValueError, match=f"{message}.*Received: column='{column}'"):
+            self.fitted(*names).export(tmp_path / "model")
+        assert not list(tmp_path.iterdir())

@@ -15,7 +15,7 @@ from keras_lmmvae.model.rows import FEATURES, Rows
 if TYPE_CHECKING:
     from keras_lmmvae.model.lmmvae import LMMVAE
 
-__all__ = ["ConditionSignature", "can_condition"]
+__all__ = ["MASK", "SUPPORT", "ConditionSignature", "can_condition"]
 
 SUPPORT, MASK = "support", "support_mask"
 Columns = dict[str, tf.Tensor]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_lmmvae.export.input_names import check_input_names
 from keras_lmmvae.export.model_card import model_card
 from keras_lmmvae.export.requests import example_requests
 from keras_lmmvae.export.saved_model import write_saved_model
@@ -60,8 +61,9 @@ def publish(model: LMMVAE, filepath: str | Path, *, warmup: bool = True) -> Publ
         A `Published`.
 
     Raises:
-        ValueError: If the model is not fitted, the version is there already, or the exported
-            model does not answer as the Python model.
+        ValueError: If the model is not fitted, a column's name cannot be that of a SavedModel's
+            input, the version is there already, or the exported model does not answer as the
+            Python model.
         ImportError: If warm-up requests are wanted and `tensorflow-serving-api` is missing.
 
     Example:
@@ -80,6 +82,7 @@ def publish(model: LMMVAE, filepath: str | Path, *, warmup: bool = True) -> Publ
         '1'
     """
     model.require_fitted()
+    check_input_names(model)
     target = _version_folder(Path(filepath))
     target.parent.mkdir(parents=True, exist_ok=True)
     card = model_card(model)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from keras_lmmvae.export.input_names import check_input_names
 from keras_lmmvae.export.serving_module import ServingModule
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ def export_saved_model(model: LMMVAE, filepath: str | Path, *, keys_in_graph: bo
         model: A fitted model.
         filepath: Folder to write.
         keys_in_graph: Whether keys are constants of the graph instead of asset files.
+
+    Raises:
+        ValueError: If a column's name cannot be that of a SavedModel's input.
     """
+    check_input_names(model)
     target = Path(filepath)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.effects.vocabulary import ServedTable
 from keras_lmmvae.export.condition_signature import ConditionSignature, can_condition
+from keras_lmmvae.export.input_names import LATENT
 from keras_lmmvae.model.rows import EFFECTS, FEATURES, Rows, encode_rows
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ class ServingModule(tf.Module):
         model = self._model.value
         columns = self._column_specs(model.random_effects)
         rows = {"x": tf.TensorSpec((None, model.num_features), tf.float32, name="x"), **columns}
-        latent = tf.TensorSpec((None, model.latent_dim), tf.float32, name="latent")
+        latent = tf.TensorSpec((None, model.latent_dim), tf.float32, name=LATENT)
         functions: dict[str, tuple[Answer, dict[str, tf.TensorSpec]]] = {
             "serving_default": (self._serve, rows),
             "encode": (self._encode, rows),
-            "decode": (self._decode, {"latent": latent, **columns}),
+            "decode": (self._decode, {LATENT: latent, **columns}),
             "anomaly_score": (self._anomaly_score, rows),
         }
         functions |= self._term_functions()
@@ -122,8 +123,8 @@ class ServingModule(tf.Module):
         return {"latent_mean": mean, "latent_log_var": log_var}
 
     def _decode(self, columns: Columns) -> Columns:
-        model, latent = self._model.value, columns["latent"]
-        effects = {name: values for name, values in columns.items() if name != "latent"}
+        model, latent = self._model.value, columns[LATENT]
+        effects = {name: values for name, values in columns.items() if name != LATENT}
         rows = self._rows(self._without_features(effects, latent))
         contribution = model.effects_fit.contribution(rows)
         standard = model.decode_standard(latent) + contribution

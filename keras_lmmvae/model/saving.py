@@ -63,7 +63,9 @@ class Saving(ModelPart):
             **kwargs: Keras' `format="tf_saved_model"` and `verbose`, nothing else.
 
         Raises:
-            ValueError: If the model is not fitted, or on further arguments.
+            ValueError: If the model is not fitted, a column's name cannot be that of a
+                SavedModel's input (ASCII letters, digits, "_", "." and "-"), or on further
+                arguments.
         """
         kwargs.pop("verbose", None)
         if kwargs.pop("format", "tf_saved_model") != "tf_saved_model" or kwargs:

@@ -1,0 +1,80 @@
+"""Which names the inputs of a served model can have, checked before anything is written."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from keras_lmmvae.export.condition_signature import MASK, SUPPORT, can_condition
+from keras_lmmvae.model.rows import FEATURES
+from keras_lmmvae.validation import received
+
+if TYPE_CHECKING:
+    from keras_lmmvae.effects.random_effect import RandomEffect
+    from keras_lmmvae.model.lmmvae import LMMVAE
+
+__all__ = ["LATENT", "check_input_names"]
+
+LATENT = "latent"
+"""The input of `decode` that is no column."""
+
+# What TensorFlow takes for the name of an operation, and so of a SavedModel's input.
+_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
+# TensorFlow makes Python functions of signatures, with the inputs as their parameters.
+_NO_PARAMETERS = {*keyword.kwlist, "self"}
+
+
+def check_input_names(model: LMMVAE) -> None:
+    """Raises if a served model could not have the columns of a model's terms as its inputs.
+
+    TensorFlow finds out while it writes a SavedModel, and names no column.
+
+    Args:
+        model: A model whose terms are known.
+
+    Raises:
+        ValueError: If a column's name has other characters than those of TensorFlow's names, is
+            a word of Python's, or is that of another input but for case and punctuation.
+    """
+    for column in _columns(model.random_effects):
+        if not _NAME.fullmatch(column) or column in _NO_PARAMETERS:
+            raise ValueError(
+                f"The column '{column}' cannot be the input of a SavedModel: rename it in the data "
+                "and fit again. Expected ASCII letters, digits, '_', '.' and '-', a letter or a "
+                "digit first, and no word of Python's such as 'class'. " + received(column=column)
+            )
+    for names in _signatures(model):
+        _check_distinct(names)
+
+
+def _check_distinct(names: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        # TensorFlow tells names neither by their case nor by their punctuation.
+        plain = re.sub(r"\W", "_", name.lower())
+        if plain in seen:
+            raise ValueError(
+                f"The column '{name}' cannot be the input of a SavedModel beside the input "
+                f"'{seen[plain]}', for TensorFlow takes no notice of case and punctuation: rename "
+                "it in the data and fit again. Expected names that differ in letters or digits. "
+                + received(column=name)
+            )
+        seen[plain] = name
+
+
+def _signatures(model: LMMVAE) -> Iterator[list[str]]:
+    """The names of each signature's inputs; those that are no columns come first."""
+    columns = _columns(model.random_effects)
+    yield [FEATURES, *columns]
+    yield [LATENT, *columns]
+    for term in model.random_effects:
+        if can_condition(model, term):
+            others = _columns([other for other in model.random_effects if other is not term])
+            supports = [f"{SUPPORT}_{column}" for column in others]
+            yield [FEATURES, SUPPORT, MASK, *supports, *others]
+
+
+def _columns(terms: list[RandomEffect]) -> list[str]:
+    return list(dict.fromkeys(column for term in terms for column in term.columns))
