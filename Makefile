@@ -5,6 +5,7 @@
 #   make lint        check style and types
 #   make benchmark SUITE=paper-small   methods side by side; hours for the larger suites
 #   make docs        run the examples and write the pages of the API, in docs/_pages/
+#   make notebooks   the tutorials as notebooks, in notebooks/
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,10 +17,10 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 	$$name -c '$(CHECK)' >/dev/null 2>&1 && echo $$name && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint benchmark docs
+.PHONY: help demo test test-slow lint benchmark notebooks docs
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,7p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,8p'
 
 # TensorFlow's start-up messages go to a file, which is shown if the demo fails.
 demo: $(VENV)/.installed-demo
@@ -46,6 +47,9 @@ benchmark: $(VENV)/.installed-benchmark
 docs: $(VENV)/.installed-docs
 	$(PYTEST) keras_lmmvae
 	$(BIN)/python docs/pages.py
+
+notebooks: $(VENV)/.installed-notebooks
+	@$(BIN)/python docs/notebooks.py
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No python >= 3.11 with venv was found;" \

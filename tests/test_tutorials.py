@@ -1,31 +1,129 @@
-"""Tutorials run from top to bottom on reduced data."""
+"""Tutorials run from top to bottom on reduced data, and become notebooks."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import nbformat
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "tutorials"
-TUTORIALS = sorted(FOLDER.glob("*.py"))
+ROOT = Path(__file__).parents[1]
+TUTORIALS = sorted((ROOT / "tutorials").glob("*.py"))
+HEADER = re.compile(
+    r'"""\nTitle: (?P<title>[^\n]{5,80})\nDescription: (?P<description>[^\n]{10,98}\.)\n'
+    r'Accelerator: None\n"""\n\n# %% \[markdown\]\n"""\n## '
+)
+MOST_LINES = 299
+EXPECTED = {"quickstart", "serving", "from_lme4_and_scikit_learn", "your_own_encoder_and_term"}
+
+each_tutorial = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 
 
-def test_tutorials_are_found() -> None:
-    """Discovery does not rot to nothing."""
-    assert "quickstart.py" in [path.name for path in TUTORIALS]
+@pytest.fixture(scope="module")
+def notebooks() -> ModuleType:
+    """docs/notebooks.py, which is a script and no module of the package."""
+    spec = importlib.util.spec_from_file_location("notebooks", ROOT / "docs" / "notebooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_tutorial_runs(path: Path, tmp_path: Path) -> None:
-    """A tutorial finishes without an error, is short, and has the header of the Keras site."""
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 300
-    assert text.startswith('"""\nTitle: ')
-    environment = {**os.environ, "KERAS_LMMVAE_FAST": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+class TestNoneIsSkipped:
+    def test_known_tutorials_are_found(self) -> None:
+        """Discovery does not rot to nothing."""
+        assert {path.stem for path in TUTORIALS} >= EXPECTED
+
+    def test_nothing_lies_elsewhere(self) -> None:
+        """Every Python file below tutorials/ is one of those that run."""
+        assert sorted((ROOT / "tutorials").rglob("*.py")) == TUTORIALS
+
+    def test_all_run(self, request: pytest.FixtureRequest) -> None:
+        """The run below has one case a tutorial, and none is marked to be skipped."""
+        mine = [item for item in request.session.items if item.path == request.node.path]
+        ran = [item for item in mine if item.name.startswith("test_runs[")]
+        marks = {mark.name for item in ran for mark in item.iter_markers()}
+        assert not marks & {"skip", "skipif", "xfail", "slow"}
+        if not request.config.option.keyword and "::" not in "".join(request.config.args):
+            assert {item.callspec.params["path"] for item in ran} == set(TUTORIALS)
+
+
+@each_tutorial
+def test_runs(path: Path, tmp_path: Path) -> None:
+    """A tutorial finishes without an error on its reduced data, and draws what it says."""
+    environment = {
+        **os.environ,
+        "KERAS_LMMVAE_FAST": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "MPLBACKEND": "Agg",
+    }
     run = subprocess.run(
         [sys.executable, str(path)], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout
+    pictures = re.findall(r'"([\w-]+\.png)"', path.read_text(encoding="utf-8"))
+    missing = [name for name in pictures if not (tmp_path / name).exists()]
+    assert not missing
+
+
+@each_tutorial
+class TestForm:
+    def test_header_and_length(self, path: Path) -> None:
+        """The header of the Keras site, under 300 lines, and full and reduced sizes."""
+        text = path.read_text(encoding="utf-8")
+        assert HEADER.match(text)
+        assert len(text.splitlines()) <= MOST_LINES
+        assert 'os.environ.get("KERAS_LMMVAE_FAST") == "1"' in text
+
+    def test_cells(self, path: Path) -> None:
+        """Prose and code take turns: every code cell follows prose, and prose ends the tutorial."""
+        cells = re.split(r"^# %%", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+        is_prose = [cell.startswith(" [markdown]\n") for cell in cells]
+        assert is_prose[0]
+        assert is_prose[-1], "a tutorial ends with what to read next"
+        for cell, prose in zip(cells, is_prose, strict=True):
+            (*_, last) = ast.parse(cell.partition("\n")[2]).body
+            is_text = isinstance(last, ast.Expr) and isinstance(last.value, ast.Constant)
+            assert is_text == prose, cell[:80]
+
+    def test_notebook(self, path: Path, notebooks: ModuleType, tmp_path: Path) -> None:
+        """A valid notebook, made twice alike: a title, and the code of every cell."""
+        notebook = notebooks.as_notebook(path)
+        nbformat.validate(notebook)
+        title = HEADER.match(path.read_text(encoding="utf-8"))["title"]
+        assert notebook.cells[0].source.startswith(f"# {title}\n")
+        assert all('"""\n' not in cell.source[:4] for cell in notebook.cells)
+        code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+        source = ast.parse(path.read_text(encoding="utf-8")).body
+        statements = [node for node in source if not _is_text(node)]
+        assert ast.dump(ast.parse(code)) == ast.dump(ast.Module(statements, []))
+        assert nbformat.writes(notebook) == nbformat.writes(notebooks.as_notebook(path))
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def test_notebooks_are_written(notebooks: ModuleType, tmp_path: Path) -> None:
+    """What `make notebooks` calls: a notebook a tutorial, into a folder that git ignores."""
+    notebooks.main(tmp_path / "made")
+    written = sorted(path.stem for path in (tmp_path / "made").glob("*.ipynb"))
+    assert written == [path.stem for path in TUTORIALS]
+    assert "notebooks/" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert "docs/notebooks.py" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_a_tutorial_without_header(notebooks: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "bare.py"
+    path.write_text("# %%\nimport os\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"must start with a docstring.*Received: path=.*bare\.py"):
+        notebooks.as_notebook(path)
