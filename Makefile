@@ -22,7 +22,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,8p'
 
-# TensorFlow's start-up messages go to a file, which is shown if the demo fails.
+# TensorFlow's start-up messages go to a file, which is shown if the program fails.
 demo: $(VENV)/.installed-demo
 	@$(BIN)/python -m keras_lmmvae.demo 2>$(VENV)/demo.log || { cat $(VENV)/demo.log >&2; exit 1; }
 
@@ -46,7 +46,7 @@ benchmark: $(VENV)/.installed-benchmark
 
 docs: $(VENV)/.installed-docs
 	$(PYTEST) keras_lmmvae
-	$(BIN)/python docs/pages.py
+	@$(BIN)/python docs/pages.py 2>$(VENV)/docs.log || { cat $(VENV)/docs.log >&2; exit 1; }
 
 notebooks: $(VENV)/.installed-notebooks
 	@$(BIN)/python docs/notebooks.py

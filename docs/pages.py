@@ -37,6 +37,7 @@ MODULES = [
 # What methods of the model return.
 RESULTS = (Conditioned, Prediction)
 GUIDES = {
+    "docs/runs.md": "Runs: fit, evaluate and transform from the command line.",
     "docs/serving.md": "Serving: signatures, bad requests, a compose file, a C++ program.",
     "GLOSSARY.md": "Glossary: one letter and one noun for each thing.",
     "CONTRIBUTING.md": "Contributing: the rooms of the package, how to add a term or a method.",

@@ -131,7 +131,7 @@ def test_links_lead_somewhere(folder: Path) -> None:
 def test_index_leads_to_guides_and_tutorials(folder: Path) -> None:
     """Modules, guides, tutorials; guides and tutorials are pages with their text and code."""
     index = (folder / "index.html").read_text("utf-8")
-    for name in ("serving", "glossary", "contributing"):
+    for name in ("serving", "glossary", *(path.stem for path in (ROOT / "docs").glob("*.md"))):
         assert f'href="guides/{name}.html"' in index
     for path in (ROOT / "tutorials").glob("*.py"):
         assert f'href="tutorials/{path.stem}.html"' in index
