@@ -4,6 +4,7 @@
 #   make test        run the tests            make test-slow   run the long tests as well
 #   make lint        check style and types
 #   make benchmark SUITE=paper-small   methods side by side; hours for the larger suites
+#   make docs        run the examples and write the pages of the API, in docs/_pages/
 #   make notebooks   the tutorials as notebooks, in notebooks/
 
 VENV := .venv
@@ -16,20 +17,24 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python; d
 	$$name -c '$(CHECK)' >/dev/null 2>&1 && echo $$name && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint benchmark notebooks
+.PHONY: help demo test test-slow lint benchmark notebooks docs
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,7p'
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,8p'
 
-# TensorFlow's start-up messages go to a file, which is shown if the demo fails.
+# TensorFlow's start-up messages go to a file, which is shown if the program fails.
 demo: $(VENV)/.installed-demo
 	@$(BIN)/python -m keras_lmmvae.demo 2>$(VENV)/demo.log || { cat $(VENV)/demo.log >&2; exit 1; }
 
+# Two processes, each with whole files: their fixtures are models, made once a file.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile
+
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q --durations=10
+	$(PYTEST) --durations=10
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q --durations=10 -m "slow or not slow"
+	$(PYTEST) --durations=10 -m "slow or not slow"
 
 lint: $(VENV)/.installed-test
 	$(BIN)/python -m ruff check .
@@ -38,6 +43,10 @@ lint: $(VENV)/.installed-test
 SUITE ?= tiny
 benchmark: $(VENV)/.installed-benchmark
 	$(BIN)/keras-lmmvae benchmark $(SUITE)
+
+docs: $(VENV)/.installed-docs
+	$(PYTEST) keras_lmmvae
+	@$(BIN)/python docs/pages.py 2>$(VENV)/docs.log || { cat $(VENV)/docs.log >&2; exit 1; }
 
 notebooks: $(VENV)/.installed-notebooks
 	@$(BIN)/python docs/notebooks.py

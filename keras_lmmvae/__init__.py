@@ -9,8 +9,17 @@ from keras_lmmvae._backend import require_tensorflow
 
 require_tensorflow()
 
-from keras_lmmvae import baselines, datasets, layers, metrics, plots, simulation  # noqa: E402
+from keras_lmmvae import (  # noqa: E402
+    baselines,
+    callbacks,
+    datasets,
+    layers,
+    metrics,
+    plots,
+    simulation,
+)
 from keras_lmmvae.data_frame import from_dataframe  # noqa: E402
+from keras_lmmvae.diagnostics import LMMVAEWarning, diagnose  # noqa: E402
 from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect  # noqa: E402
 from keras_lmmvae.formula import random_effects_from_formula  # noqa: E402
 from keras_lmmvae.model.lmmvae import LMMVAE  # noqa: E402
@@ -19,11 +28,14 @@ from keras_lmmvae.transformer import LMMVAETransformer  # noqa: E402
 __all__ = [
     "LMMVAE",
     "LMMVAETransformer",
+    "LMMVAEWarning",
     "RandomIntercept",
     "RandomSlopes",
     "SpatialEffect",
     "baselines",
+    "callbacks",
     "datasets",
+    "diagnose",
     "from_dataframe",
     "layers",
     "metrics",

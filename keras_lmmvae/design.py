@@ -124,6 +124,10 @@ def compact_codes(codes: tf.Tensor) -> tf.Tensor:
 
     Returns:
         Int32 tensor `(b,)`, smaller than `b`.
+
+    Example:
+        >>> compact_codes(tf.constant([700, 3, 700])).numpy()
+        array([1, 0, 1], dtype=int32)
     """
     codes = tf.cast(codes, tf.int32)
     order = tf.argsort(codes, stable=True)

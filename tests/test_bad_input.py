@@ -443,6 +443,8 @@ class TestArguments:
             ({"latent_dim": 0}, r"`latent_dim`, expected an integer.*Received: latent_dim=0"),
             ({"latent_dim": 1.5}, r"`latent_dim`, expected an integer.*Received: latent_dim=1.5"),
             ({"hidden_units": (8, -1)}, r"`hidden_units`.*Received: hidden_units=-1"),
+            ({"hidden_units": 8}, r"`hidden_units` must be a sequence.*Received: hidden_units=8"),
+            ({"hidden_units": "88"}, r"`hidden_units` must be a sequence.*hidden_units='88'"),
             (
                 {"posterior": "exact"},
                 r"`posterior`.*\['conjugate', 'amortized'\].*posterior='exact'",
@@ -470,6 +472,9 @@ class TestArguments:
         twice = [lmm.RandomIntercept("store"), lmm.RandomSlopes("store", time="t")]
         with pytest.raises(ValueError, match=r"one name.*Received: names=\['store', 'store'\]"):
             small_model(twice)
+        alike = [lmm.RandomIntercept("a b"), lmm.RandomIntercept("a_b")]
+        with pytest.raises(ValueError, match=r"special characters only.*\['a b', 'a_b'\]"):
+            small_model(alike)
         with pytest.raises(ValueError, match=r"unknown kernel.*'rbf'.*Received: kernel='cubic'"):
             lmm.SpatialEffect(("lon", "lat"), kernel="cubic")
 

@@ -98,8 +98,10 @@ class TestData:
     def test_validation_with_unseen_levels(self, data):
         """Unseen and null levels in validation data are new rows like others."""
         unseen = {**data, "store": data["store"] + 6}
+        model, _ = fitted(one_term(), data)
+        options = {"epochs": 2, "batch_size": 60, "verbose": 0}
         for validation in (unseen, (unseen,), batches(unseen)):
-            _, history = fitted(one_term(), data, validation_data=validation)
+            history = model.fit(data, validation_data=validation, **options).history
             assert set(history) == HISTORY | {f"val_{name}" for name in HISTORY}
             assert np.isfinite([history[name] for name in history]).all()
             assert history["val_effects_kl"] == [0.0, 0.0]

@@ -16,7 +16,7 @@ from small_models import small_model
 
 import keras_lmmvae as lmm
 from keras_lmmvae import cli
-from keras_lmmvae.export import command, publish, verification
+from keras_lmmvae.export import Published, command, publish, verification
 from keras_lmmvae.export.c_process import run_in_c_process
 from keras_lmmvae.export.model_card import data_fingerprint, model_card, render_card
 from keras_lmmvae.export.publishing import CARD_FILE, read_card
@@ -59,6 +59,11 @@ def model() -> lmm.LMMVAE:
     return fitted("all")
 
 
+@pytest.fixture(scope="module")
+def published(model: lmm.LMMVAE, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    return publish(model, tmp_path_factory.mktemp("models") / "shop" / "7")
+
+
 class TestPublish:
     @pytest.mark.parametrize("kind", TERMS)
     @pytest.mark.parametrize("posterior", ["conjugate", "amortized"])
@@ -72,17 +77,17 @@ class TestPublish:
         assert published.requests == len(requests)
         assert published.largest_difference < 1e-4
 
-    def test_folder(self, model, tmp_path):
+    def test_folder(self, published):
         """`BASE/<integer>/saved_model.pb`, with card and warm-up beside it, and nothing else."""
-        published = publish(model, tmp_path / "shop" / "7")
-        assert published.folder == tmp_path / "shop" / "7"
+        assert published.folder.parts[-2:] == ("shop", "7")
         assert (published.folder / "saved_model.pb").exists()
         assert (published.folder / WARMUP_FILE).exists()
         assert read_card(published.folder) == json.loads(json.dumps(published.card))
-        assert [path.name for path in (tmp_path / "shop").iterdir()] == ["7"]
+        assert [path.name for path in published.folder.parent.iterdir()] == ["7"]
 
-    def test_next_version(self, model, tmp_path):
+    def test_next_version(self, tmp_path):
         """Without a number: one more than the largest there."""
+        model = fitted("plain")
         (tmp_path / "shop" / "12").mkdir(parents=True)
         (tmp_path / "shop" / "notes").mkdir()
         assert publish(model, tmp_path / "shop", warmup=False).folder.name == "13"
@@ -135,11 +140,11 @@ class TestPublish:
 
 
 class TestVerify:
-    def test_another_model_is_found_out(self, model, tmp_path):
-        """The export of a model with other weights does not pass for this one."""
-        fitted("all", seed=5).export(tmp_path / "1")
+    def test_another_model_is_found_out(self, published):
+        """The export of this model does not pass for one with other weights."""
+        other = fitted("all", seed=5)
         with pytest.raises(ValueError, match="other numbers than the Python model"):
-            verify_saved_model(model, tmp_path / "1", example_requests(model))
+            verify_saved_model(other, published.folder, example_requests(other))
 
     def test_unknown_signature(self, model):
         with pytest.raises(ValueError, match=r"no such signature.*signature='x'"):

@@ -36,6 +36,8 @@ MAY_IMPORT = {
     "model": FOUNDATION | {"layers", "effects", "formula"},
     "plots": FOUNDATION | {"layers", "effects", "model"},
     "export": FOUNDATION | {"layers", "effects", "model"},
+    "diagnostics": FOUNDATION | {"layers", "effects", "model"},
+    "callbacks": FOUNDATION | {"layers", "effects", "model"},
     "baselines": FOUNDATION | DATA_ROOMS | {"layers", "effects", "model"},
 }
 HEAVY = {"tensorflow", "tensorflow_probability", "keras"}

@@ -162,3 +162,32 @@ class TestRecovery:
         assert components.columns.tolist() == list("abcdef")
         assert components.index.tolist() == ["store: intercept", "store: t", "store: t^2", "noise"]
         assert (components > 0).all(axis=None)
+
+
+class TestFewLevels:
+    """Six levels, 4000 features alike: the mean estimate shows what a single one is biased by."""
+
+    LEVELS, FEATURES, ROWS = 6, 4000, 120
+
+    def table(self, shift: float) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(0)
+        store = np.arange(self.ROWS) % self.LEVELS
+        effects = shift + rng.normal(size=(self.LEVELS, self.FEATURES))
+        x = effects[store] + rng.normal(size=(self.ROWS, self.FEATURES))
+        return {"x": 0.2 * x, "store": store}
+
+    def variances(self, data: dict[str, np.ndarray], **options: Any) -> np.ndarray:
+        model = fitted([lmm.RandomIntercept("store")], data, **options)
+        return model.variance_components().loc["store"].to_numpy() / 0.2**2
+
+    def test_unbiased_though_the_mean_is_estimated(self):
+        """E[estimate] = 1; without the level that the mean takes it would be 5/6."""
+        estimate = self.variances(self.table(0.0)).mean()
+        # Standard deviation of the mean: sqrt(2 / 5 * (1 + 1 / 20)**2 / 4000) is 0.010.
+        assert estimate == pytest.approx(1.0, abs=0.04)
+
+    def test_what_all_levels_share_is_no_variance(self):
+        """A mean that nothing else takes up, as where a surface has a level of its own."""
+        plain = self.variances(self.table(0.0), normalize=False)
+        shifted = self.variances(self.table(3.0), normalize=False)
+        assert shifted.mean() == pytest.approx(plain.mean(), rel=0.05)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_lmmvae.benchmark.table import Source, Table
@@ -17,9 +16,37 @@ from keras_lmmvae.simulation import (
     simulate_spatial_categorical,
 )
 
-__all__ = ["core", "paper_full", "paper_small", "tiny"]
+__all__ = ["Simulator", "core", "paper_full", "paper_small", "tiny"]
 
 PLACE = ("lon", "lat")
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """The `load` of a simulated table.
+
+    Attributes:
+        function: One of `simulate_...`.
+        settings: Its arguments, all but latent dimension and seed.
+    """
+
+    function: Callable[..., Simulation]
+    settings: dict[str, Any]
+
+    def __call__(self, latent_dim: int, seed: int) -> Source:
+        simulation = self.simulate(latent_dim, seed)
+        return Source(simulation.data, simulation)
+
+    def simulate(self, latent_dim: int, seed: int, num_rows: int | None = None) -> Simulation:
+        """Simulates the table.
+
+        Args:
+            latent_dim: Positive int, `d`.
+            seed: Non-negative int.
+            num_rows: Optional positive int, another number of rows.
+        """
+        settings = self.settings if num_rows is None else {**self.settings, "n": num_rows}
+        return self.function(**settings, latent_dim=latent_dim, seed=seed)
 
 
 def paper_small() -> list[Table]:
@@ -78,15 +105,6 @@ def tiny() -> list[Table]:
     return [_categorical("categorical", 1500, (10, 30), 1.0, num_features=10), future, unseen]
 
 
-def _simulated(simulate: Callable[..., Simulation], latent_dim: int, seed: int) -> Source:
-    simulation = simulate(latent_dim=latent_dim, seed=seed)
-    return Source(simulation.data, simulation)
-
-
-def _loader(simulate: Callable[..., Simulation], **settings: Any) -> Callable[[int, int], Source]:
-    return partial(_simulated, partial(simulate, **settings))
-
-
 def _categorical(
     name: str, n: int, levels: Sequence[int], variances: float | Sequence[float], **settings: Any
 ) -> Table:
@@ -94,8 +112,9 @@ def _categorical(
     groups = tuple(f"group_{k}" for k in range(len(levels)))
     return Table(
         name,
-        _loader(
-            simulate_categorical, n=n, cardinalities=levels, effect_variances=values, **settings
+        Simulator(
+            simulate_categorical,
+            {"n": n, "cardinalities": levels, "effect_variances": values, **settings},
         ),
         lambda: [RandomIntercept(group) for group in groups],
         groups=groups,
@@ -108,12 +127,14 @@ def _longitudinal(
     """Held-out rows, and the last rows by time."""
     rows = Table(
         name,
-        _loader(
+        Simulator(
             simulate_longitudinal,
-            n=n,
-            num_subjects=subjects,
-            effect_variances=tuple(variances),
-            **settings,
+            {
+                "n": n,
+                "num_subjects": subjects,
+                "effect_variances": tuple(variances),
+                **settings,
+            },
         ),
         lambda: [RandomSlopes("subject", time="t", degree=2)],
         groups=("subject",),
@@ -129,13 +150,15 @@ def _spatial(
     """Held-out rows, and held-out locations."""
     rows = Table(
         name,
-        _loader(
+        Simulator(
             simulate_spatial,
-            n=n,
-            num_locations=locations,
-            effect_variance=variance,
-            squared_length_scale=scale,
-            **settings,
+            {
+                "n": n,
+                "num_locations": locations,
+                "effect_variance": variance,
+                "squared_length_scale": scale,
+                **settings,
+            },
         ),
         lambda: [SpatialEffect(PLACE)],
         groups=("location",),
@@ -147,15 +170,17 @@ def _spatial(
 def _spatial_categorical(name: str, n: int, locations: int, variance: float) -> Table:
     return Table(
         name,
-        _loader(
+        Simulator(
             simulate_spatial_categorical,
-            n=n,
-            num_locations=locations,
-            effect_variance=variance,
-            squared_length_scale=0.3,
-            cardinalities=(locations // 2,),
-            effect_variances=(variance,),
-            order="crossed",
+            {
+                "n": n,
+                "num_locations": locations,
+                "effect_variance": variance,
+                "squared_length_scale": 0.3,
+                "cardinalities": (locations // 2,),
+                "effect_variances": (variance,),
+                "order": "crossed",
+            },
         ),
         lambda: [SpatialEffect(PLACE), RandomIntercept("group_0")],
         groups=("location", "group_0"),

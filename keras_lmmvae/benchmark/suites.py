@@ -104,7 +104,7 @@ SUITES: dict[str, Suite] = {
             "classification",
             "Labels of held-out groups, told from the latents",
             real.labelled,
-            Training((200, 100), epochs=40, batch_size=256, kl_weight=0.1, latent_epochs=(0, 5)),
+            Training((200, 100), epochs=40, batch_size=256, kl_weight=0.1),
             methods=(RAW, *METHODS),
             latent_dims=(5,),
             seeds=(0, 1, 2),

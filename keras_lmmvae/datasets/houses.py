@@ -84,6 +84,11 @@ def houses_features(houses: pd.DataFrame) -> pd.DataFrame:
 
     Raises:
         ValueError: If a column is missing or `stories` has an unknown label.
+
+    Example:
+        >>> features = houses_features(load_houses())
+        >>> features.shape
+        (25357, 13)
     """
     needed = (*LOGGED, *COUNTS, "stories")
     missing = [name for name in needed if name not in houses.columns]

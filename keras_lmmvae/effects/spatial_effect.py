@@ -22,10 +22,12 @@ from keras_lmmvae.effects.scaling import ColumnScaling, finite_or_zero
 from keras_lmmvae.effects.vocabulary import NULL_CODE
 from keras_lmmvae.validation import as_float_column, check_positive, received
 
-__all__ = ["SpatialEffect"]
+__all__ = ["LENGTH_SCALE_BOUNDS", "SpatialEffect"]
 
-# In standardised coordinates: from finer than any basis resolves to flat over the map.
-_LENGTH_SCALE_BOUNDS = (0.02, 5.0)
+LENGTH_SCALE_BOUNDS = (0.02, 5.0)
+"""Of the search, in standardised coordinates: from finer than any basis resolves to flat over the
+map."""
+
 _INITIAL_LENGTH_SCALE = 0.5
 # In the units of the coordinates; the paper's, for its own inference.
 _PUBLISHED_LENGTH_SCALE = 1.0
@@ -228,7 +230,7 @@ class SpatialEffect(RandomEffect):
             return tf.matmul(matrix, tf.constant(projection, tf.float32))
 
         self.set_scaled_length_scale(
-            fit_length_scale(basis_of, inputs, residual, _LENGTH_SCALE_BOUNDS)
+            fit_length_scale(basis_of, inputs, residual, LENGTH_SCALE_BOUNDS)
         )
 
     def unmodelled_variance(self, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor | float:

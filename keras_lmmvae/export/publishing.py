@@ -65,6 +65,21 @@ def publish(model: LMMVAE, filepath: str | Path, *, warmup: bool = True) -> Publ
             input, the version is there already, or the exported model does not answer as the
             Python model.
         ImportError: If warm-up requests are wanted and `tensorflow-serving-api` is missing.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import keras_lmmvae as lmm
+        >>> rng = np.random.default_rng(0)
+        >>> data = {"x": rng.normal(size=(100, 3)), "store": rng.integers(0, 10, 100)}
+        >>> model = lmm.LMMVAE(1, [lmm.RandomIntercept("store")], hidden_units=(8,), seed=0)
+        >>> model.adapt(data)
+        >>> model.compile()
+        >>> history = model.fit(data, epochs=1, verbose=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     published = publish(model, f"{folder}/stores", warmup=False)
+        >>> published.folder.name
+        '1'
     """
     model.require_fitted()
     check_input_names(model)

@@ -11,7 +11,13 @@ from keras_lmmvae import linalg
 if TYPE_CHECKING:
     from keras_lmmvae.layers.conjugate_posterior import ConjugatePosterior
 
-__all__ = ["agreed_term_covariance", "drawn_variance", "fold_moments", "sample_prior"]
+__all__ = [
+    "agreed_term_covariance",
+    "drawn_variance",
+    "fold_moments",
+    "is_centred",
+    "sample_prior",
+]
 
 # Levels handled at once, so that memory stays bounded.
 _CHUNK = 100_000
@@ -28,6 +34,10 @@ def fold_moments(
     With `A_a` the shrinkage of fold `a`, `E[B_1 B_2'] = A_1 (effect_variance * Psi) A_2'`: the
     noise of the folds is independent and drops out.
 
+    Intercepts count from the mean over the levels, which takes one level's worth: what all
+    levels share belongs to the features' mean, however the other terms and the networks place
+    it, and says nothing of how levels differ.
+
     Args:
         posterior: The term's posterior.
         fold_effects: Float tensor `(2 L, m, p)`, tables of the folds.
@@ -42,7 +52,17 @@ def fold_moments(
     for start in range(0, posterior.num_levels, _CHUNK):
         part = _moments(posterior, fold_effects, start, start + _CHUNK, noise_variance)
         product, factor = product + part[0], factor + part[1]
+    if is_centred(posterior):
+        levels = float(posterior.num_levels)
+        first, second = (tf.reduce_mean(part, axis=(0, 1)) for part in tf.split(fold_effects, 2))
+        product -= levels * first * second / posterior.term_covariance[0, 0]
+        factor *= 1.0 - 1.0 / levels
     return product, factor
+
+
+def is_centred(posterior: ConjugatePosterior) -> bool:
+    """Whether the moments of a term leave out what all its levels share: those of intercepts."""
+    return posterior.num_terms == 1
 
 
 def _fold_slices(posterior: ConjugatePosterior, start: int, stop: int) -> tuple[slice, slice]:
@@ -131,7 +151,14 @@ def sample_prior(posterior: ConjugatePosterior, seed: int) -> tf.Tensor:
 
 
 def drawn_variance(posterior: ConjugatePosterior, effects: tf.Tensor) -> tf.Tensor:
-    """The `effect_variance` of a draw, `(p,)`: the average level's `tr(inv(Psi) B B') / m`."""
+    """The `effect_variance` of a draw, `(p,)`: the average level's `tr(inv(Psi) B B') / m`.
+
+    Intercepts count from their mean, as in `fold_moments`.
+    """
+    if is_centred(posterior):
+        levels = effects.shape[0]
+        squares = tf.square(effects - tf.reduce_mean(effects, axis=0))
+        return tf.reduce_sum(squares, axis=(0, 1)) / max(levels - 1, 1)
     weighted = effects
     if posterior.learn_term_covariance:
         weighted = tf.einsum("ij,ljf->lif", posterior.inverse_term_covariance(), effects)

@@ -85,5 +85,8 @@ class AmortizedFit(EffectsFit):
                 term.table_of_means(tf.math.divide_no_nan(sums[term.label], count))
             )
 
+    def refresh(self, epoch: int) -> None:
+        self.end_epoch(epoch)
+
     def end(self) -> None:
         self.end_epoch(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from keras_lmmvae.effects.random_effect import RandomEffect
@@ -33,6 +33,11 @@ def check_arguments(
 ) -> None:
     """Raises a ValueError on an argument of `LMMVAE` that is out of its range."""
     check_positive("latent_dim", latent_dim, integer=True, minimum=1)
+    if not isinstance(hidden_units, Iterable) or isinstance(hidden_units, str):
+        raise ValueError(
+            "`hidden_units` must be a sequence of widths, such as (200, 100). "
+            + received(hidden_units=hidden_units)
+        )
     for units in hidden_units:
         check_positive("hidden_units", units, integer=True, minimum=1)
     if kl_weight != 0:
@@ -81,9 +86,11 @@ def clone_terms(terms: Sequence[RandomEffect] | str) -> list[RandomEffect]:
                 + received(columns=term.columns)
             )
     labels = [term.label for term in terms]
-    if len(set(labels)) != len(labels):
+    # Of weights and signatures, in which all but letters, digits, ".", "-" and "_" is "_".
+    names = [term.name for term in terms]
+    if len(set(names)) != len(names):
         raise ValueError(
-            "Two terms of `random_effects` have one name: give one a `name=` of its own. "
-            + received(names=labels)
+            "Two terms of `random_effects` have one name, or names that differ in special "
+            "characters only: give one a `name=` of its own. " + received(names=labels)
         )
     return [type(term).from_config(term.get_config()) for term in terms]

@@ -158,6 +158,12 @@ class ConjugateFit(EffectsFit):
             self._refresh(epoch)
         self._pool()
 
+    def refresh(self, epoch: int) -> None:
+        """Solves anew after an epoch of one's own choice; of no effect while there are none."""
+        if self.terms and self._has_effects:
+            self._refresh(epoch)
+            self._pool()
+
     def end(self) -> None:
         """Makes the effects exact given the networks: solves for all rows and terms jointly."""
         if not self.terms:

@@ -71,6 +71,10 @@ class EffectsFit(ABC):
         """Brings the tables for new rows up to date after epoch `epoch`, counted from 1."""
 
     @abstractmethod
+    def refresh(self, epoch: int) -> None:
+        """Makes the effects exact after an epoch of one's own choice, counted from 1."""
+
+    @abstractmethod
     def end(self) -> None:
         """Fixes the tables for new rows after the last epoch."""
 

@@ -36,7 +36,7 @@ class ElboTerms:
     residual: tf.Tensor
     error: tf.Tensor
 
-    def negative_elbo(self, kl_weight: float, effects_kl_weight: float) -> tf.Tensor:
+    def negative_elbo(self, kl_weight: float | tf.Tensor, effects_kl_weight: float) -> tf.Tensor:
         """`(b,)`, to be minimised."""
         penalty = kl_weight * self.latent_kl + effects_kl_weight * self.effects_kl
         return penalty - self.log_likelihood

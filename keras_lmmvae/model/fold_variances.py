@@ -127,7 +127,8 @@ def _solve_moments(model: LMMVAE, product: np.ndarray, factor: np.ndarray) -> np
     moments = keras.ops.convert_to_numpy(model.moment_matrix).astype(np.float64)  # (p, K, K)
     retained = np.maximum(np.einsum("fkk->kf", moments), _SMALLEST_RETENTION)
     leak = np.einsum("fkj->kjf", moments * (1.0 - np.eye(len(posteriors))))
-    alone = product / np.maximum(factor, 1e-30)
+    # A term with one level tells nothing of a variance: its centred moment is 0 of 0.
+    alone = np.divide(product, factor, out=np.zeros_like(product), where=factor > 1e-9)
     variance = np.stack([posterior.effect_variance.numpy() for posterior in posteriors])
     variance = variance.astype(np.float64)
     lowest = np.maximum(variance / _LARGEST_DECLINE, EFFECT_VARIANCE_FLOOR)

@@ -161,6 +161,8 @@ class LMMVAE(
         self.posterior = posterior
         self.shared_encoder = shared_encoder
         self.kl_weight = kl_weight
+        # What training makes of it, for callbacks; a tf.Variable is neither trained nor saved.
+        self.kl_annealing = tf.Variable(1.0, trainable=False, dtype=tf.float32)
         self.effects_kl_weight = effects_kl_weight
         self.effects_kl_reduction = effects_kl_reduction
         self.noise_variance_setting = noise_variance

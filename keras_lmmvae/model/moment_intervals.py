@@ -34,7 +34,8 @@ class FoldMoments:
         c,    sum{ w**2 * (c**2 + (c + r_1) * (c + r_2)) } / sum{ w }**2,
         sum{ w**3 * (2 * c**3 + 6 * c * (c + r_1) * (c + r_2)) } / sum{ w }**3
 
-    The features' means are estimated from the same rows, which takes one unit's worth of them.
+    The features' means are estimated from the same rows, which takes one unit's worth of them;
+    a centred moment makes up for that, and its expectation is `c`.
 
     Attributes:
         w1: Sum of `w`.
@@ -78,13 +79,21 @@ class FoldMoments:
         """Sums over the units of all parts."""
         return cls(*(np.sum(values, axis=0) for values in zip(*map(astuple, parts), strict=True)))
 
-    def cumulants(self, c: Array) -> Array:
-        """First three cumulants of the moment where units have variance `c`, `(3, p)`."""
+    def cumulants(self, c: Array, is_centred: bool = False) -> Array:
+        """First three cumulants of the moment where units have variance `c`, `(3, p)`.
+
+        Args:
+            c: Float array `(p,)`.
+            is_centred: Whether the units count from their mean; see `layers.fold_moments`.
+        """
         w1 = np.maximum(self.w1, 1e-300)
         second = 2.0 * c**2 * self.w2 + c * self.w2_sum + self.w2_product
         third = 8.0 * c**3 * self.w3 + 6.0 * c**2 * self.w3_sum + 6.0 * c * self.w3_product
         left = 1.0 - np.minimum(self.w2 / w1**2, 1.0)
-        return np.stack([c, second / w1**2, third / w1**3]) * left
+        moment = np.stack([c, second / w1**2, third / w1**3]) * left
+        return (
+            moment / np.maximum(left, 1e-12) ** np.arange(1, 4)[:, None] if is_centred else moment
+        )
 
 
 def mixed(of_term: FoldMoments, of_coefficient: FoldMoments, share: float, c: Array) -> Array:

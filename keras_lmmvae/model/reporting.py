@@ -85,7 +85,9 @@ class Reporting(ModelPart):
 
         Returns:
             A DataFrame, term x feature, in squared units of the features: a row per term
-            ("store"), per coefficient of a term with slopes ("patient: t"), and "noise".
+            ("store"), per coefficient of a term with slopes ("patient: t"), and "noise". With
+            the amortized posterior the terms' variances are those of the prior, 1 in
+            standardised units: it learns none.
         """
         self.require_fitted()
         scale = keras.ops.convert_to_numpy(self.feature_scale) ** 2

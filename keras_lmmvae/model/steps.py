@@ -68,7 +68,8 @@ class Steps(ModelPart):
         rows = with_bases(rows, self.random_effects)
         with tf.GradientTape() as tape:
             terms = self.elbo_terms(rows, training=True)
-            negative = terms.negative_elbo(self.kl_weight, self.effects_kl_weight)
+            kl_weight = self.kl_weight * self.kl_annealing
+            negative = terms.negative_elbo(kl_weight, self.effects_kl_weight)
             loss = _weighted_mean(negative, rows.get("weight"))
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables

@@ -123,6 +123,11 @@ class Training(ModelPart):
 
         Raises:
             ValueError: If the model is not adapted, or on bad data.
+
+        Warns:
+            LMMVAEWarning: At the end, of what needs no further pass over the rows: a term most
+                of whose levels have one row, a noise variance at its floor, a length scale at
+                its bound. `keras_lmmvae.diagnose` looks for more.
         """
         self.require_adapted()
         self._check_fit(y)
@@ -133,6 +138,8 @@ class Training(ModelPart):
             validation = self._encoded_validation(validation_data)
         self.effects_fit.begin(rows if steps_per_epoch is None else _limited(rows, steps_per_epoch))
         self.fitted.assign(1.0)
+        # A fit that was interrupted may have left it anywhere.
+        self.kl_annealing.assign(1.0)
         if shuffle and not isinstance(rows, tf.data.Dataset):
             # Keras' own shuffling cannot be seeded.
             kwargs.setdefault("validation_batch_size", batch_size)
@@ -150,6 +157,10 @@ class Training(ModelPart):
             **kwargs,
         )
         self.effects_fit.end()
+        # Here, not above: the checks know models, and models know no checks to be made.
+        from keras_lmmvae.diagnostics.diagnose import warn_of_findings
+
+        warn_of_findings(self, stacklevel=2)
         return history
 
     def evaluate(self, x: Any, y: None = None, sample_weight: Any = None, **kwargs: Any) -> Any:

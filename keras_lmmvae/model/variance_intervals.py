@@ -13,6 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.layers.fold_moments import is_centred
 from keras_lmmvae.model.moment_intervals import FoldMoments, limits_of_variance, mixed
 from keras_lmmvae.model.part import ModelPart
 from keras_lmmvae.model.reporting import component_names
@@ -110,6 +111,10 @@ class VarianceIntervals(ModelPart):
         weights = np.linalg.pinv(matrix)[:, number]  # (p, K)
         variances = np.stack([_numpy(t.posterior.effect_variance) for t in self.random_effects])
         moments = [self._fold_moments(term) for term in self.random_effects]
+        of_terms = [
+            partial(part.cumulants, is_centred=is_centred(term.posterior))
+            for part, term in zip(moments, self.random_effects, strict=True)
+        ]
         term = self.random_effects[number]
         shared = variances[number]
         share = float(np.sum(shared**2) / np.sum(shared) ** 2)
@@ -122,7 +127,7 @@ class VarianceIntervals(ModelPart):
                 total = np.zeros((3, len(variance)))
                 powers = np.arange(1, 4)[:, None]
                 for other, c in enumerate(expected):
-                    part = own(c) if other == number else moments[other].cumulants(c)
+                    part = own(c) if other == number else of_terms[other](c)
                     total += weights[:, other] ** powers * part
                 return total
 
@@ -130,7 +135,7 @@ class VarianceIntervals(ModelPart):
 
         names = component_names(term)
         if len(names) == 1:
-            yield names[0], cumulants_with(moments[number].cumulants)
+            yield names[0], cumulants_with(of_terms[number])
             return
         for name, direction in zip(names, term.user_basis(), strict=True):
             own = self._fold_moments(term, direction)

@@ -1,6 +1,26 @@
 """Pictures of a fitted model; each function draws on Matplotlib axes and returns them.
 
 Matplotlib is imported by the first picture, not with this package.
+
+Example:
+    The `model` and its `data` that the examples of the functions draw:
+
+    >>> import numpy as np
+    >>> import keras_lmmvae as lmm
+    >>> rng = np.random.default_rng(0)
+    >>> keys = {"store": rng.integers(0, 20, 200), "patient": rng.integers(0, 10, 200)}
+    >>> t, lon, lat = rng.uniform(size=(3, 200))
+    >>> x = rng.normal(size=(20, 3))[keys["store"]] + rng.normal(size=(200, 3))
+    >>> data = {"x": x, **keys, "t": t, "lon": lon, "lat": lat}
+    >>> terms = [
+    ...     lmm.RandomIntercept("store"),
+    ...     lmm.RandomSlopes("patient", time="t"),
+    ...     lmm.SpatialEffect(("lon", "lat"), num_features=20, name="place"),
+    ... ]
+    >>> model = lmm.LMMVAE(2, terms, hidden_units=(8,), seed=0)
+    >>> model.adapt(data, feature_names=["price", "size", "age"])
+    >>> model.compile()
+    >>> history = model.fit(data, epochs=2, verbose=0)
 """
 
 from keras_lmmvae.plots.caterpillar import plot_caterpillar

@@ -59,6 +59,11 @@ def plot_caterpillar(
     Raises:
         ValueError: If the term is a surface or the posterior amortized, or on an unknown feature
             or coefficient.
+
+    Example:
+        >>> ax = lmm.plots.plot_caterpillar(model, "patient", "price", coefficient="t")
+        >>> ax.get_xlabel()
+        'effect on price: t, 90% intervals'
     """
     found = term_of_kind(model, term, "intercepts or slopes")
     number = model.feature_number(feature)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_effects_map"]
 
+# Of axes that nothing else bounds, over their width.
+_AXES_HEIGHT = 0.95
+
 
 def plot_effects_map(
     model: LMMVAE,
@@ -47,6 +50,11 @@ def plot_effects_map(
 
     Raises:
         ValueError: If the term is no surface over two coordinates, or on an unknown feature.
+
+    Example:
+        >>> ax = lmm.plots.plot_effects_map(model, "place", data, "price", inducing_points=True)
+        >>> ax.get_xlabel(), ax.get_ylabel()
+        ('lon', 'lat')
     """
     surface = term_of_kind(model, term, "a surface over two coordinates")
     number = model.feature_number(feature)
@@ -67,9 +75,12 @@ def plot_effects_map(
         ax.legend(frameon=False)
     name = feature_title(model, number)
     label = label or (f"standard deviation, {name}" if std else f"effect on {name}")
-    ax.figure.colorbar(points, ax=ax, label=label, shrink=0.85)
     # A degree of longitude is shorter than one of latitude.
     shape = 1.0 / np.cos(np.deg2rad(np.nanmean(north))) if surface.metric == "haversine" else 1.0
+    # A bar as high as the map, which is low where the region is wide.
+    height = shape * np.ptp(north[np.isfinite(north)]) / max(np.ptp(east[np.isfinite(east)]), 1e-9)
+    shrink = 0.9 * float(np.clip(height / _AXES_HEIGHT, 0.4, 1.0))
+    ax.figure.colorbar(points, ax=ax, label=label, shrink=shrink)
     unit = "" if scale == 1.0 else f" / {scale:g}"
     across, up = (column + unit for column in surface.columns)
     ax.set(xlabel=across, ylabel=up, aspect=shape)

@@ -46,6 +46,11 @@ def plot_latent(
     Raises:
         ValueError: If the model has one latent dimension, or on an unknown dimension or name, or
             colours of another number than the rows.
+
+    Example:
+        >>> ax = lmm.plots.plot_latent(model, data, "price")
+        >>> len(ax.collections[0].get_offsets())
+        200
     """
     model.require_fitted()
     _check_dimensions(model, dimensions)

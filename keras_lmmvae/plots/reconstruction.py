@@ -31,6 +31,11 @@ def plot_reconstruction(model: LMMVAE, data: dict[str, Any], *, ax: Axes | None 
 
     Returns:
         The axes, features sorted by the share with effects; up to 40 are named.
+
+    Example:
+        >>> ax = lmm.plots.plot_reconstruction(model, data)
+        >>> sorted(label.get_text() for label in ax.get_yticklabels())
+        ['age', 'price', 'size']
     """
     model.require_fitted()
     x = feature_values(data, range(model.num_features))

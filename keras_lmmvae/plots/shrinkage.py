@@ -49,6 +49,11 @@ def plot_shrinkage(
 
     Raises:
         ValueError: If the term has slopes or is a surface, or on an unknown feature.
+
+    Example:
+        >>> ax = lmm.plots.plot_shrinkage(model, "store", data, "price")
+        >>> len(ax.collections[0].get_offsets())
+        20
     """
     found = term_of_kind(model, term, "an intercept")
     number = model.feature_number(feature)

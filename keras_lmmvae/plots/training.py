@@ -37,6 +37,11 @@ def plot_training(model: LMMVAE | Mapping[str, Sequence[float]], *, ax: Axes | N
 
     Raises:
         ValueError: If the model was not trained since it was made or loaded.
+
+    Example:
+        >>> ax = lmm.plots.plot_training(history.history)
+        >>> ax.get_ylabel()
+        'nats per row'
     """
     history = _history(model)
     ax = new_axes(ax)

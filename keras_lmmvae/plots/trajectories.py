@@ -61,6 +61,11 @@ def plot_trajectories(
     Raises:
         ValueError: If the term has no slopes over time, on an unknown feature or level, a level
             without rows, or another number of axes than levels.
+
+    Example:
+        >>> axes = lmm.plots.plot_trajectories(model, "patient", data, "price", num_levels=3)
+        >>> len(axes)
+        3
     """
     found = term_of_kind(model, term, "slopes over time")
     number = model.feature_number(feature)

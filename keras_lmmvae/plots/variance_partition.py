@@ -31,6 +31,11 @@ def plot_variance_partition(model: LMMVAE, data: Any = None, *, ax: Axes | None 
 
     Raises:
         ValueError: As `variance_partition`.
+
+    Example:
+        >>> ax = lmm.plots.plot_variance_partition(model)
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
+        ['latent, f(u)', 'store', 'patient', 'place', 'noise']
     """
     shares = model.variance_partition(data)
     size = shares.shape[1]

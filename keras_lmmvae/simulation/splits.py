@@ -78,6 +78,10 @@ def take(data: Mapping[str, np.ndarray], idx: np.ndarray) -> dict[str, np.ndarra
 
     Returns:
         rows: Dict of the same columns, copies of the rows `idx`.
+
+    Example:
+        >>> take({"t": np.array([0.0, 0.5, 1.0]), "store": np.array([7, 7, 8])}, np.array([0, 2]))
+        {'t': array([0., 1.]), 'store': array([7, 8])}
     """
     return {name: np.asarray(values)[idx] for name, values in data.items()}
 

@@ -1,0 +1,7 @@
+"""Keras callbacks for `LMMVAE.fit`: a warm-up of the KL, exact effects more often, variances."""
+
+from keras_lmmvae.callbacks.kl_annealing import KLAnnealing
+from keras_lmmvae.callbacks.refresh_effects import RefreshEffects
+from keras_lmmvae.callbacks.variance_components_logger import VarianceComponentsLogger
+
+__all__ = ["KLAnnealing", "RefreshEffects", "VarianceComponentsLogger"]

@@ -1,0 +1,28 @@
+"""What the callbacks share: they belong to an `LMMVAE`."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.validation import received
+
+__all__ = ["ModelCallback"]
+
+
+class ModelCallback(keras.callbacks.Callback):
+    """Base of the callbacks that know the model's parts."""
+
+    @property
+    def lmmvae(self) -> LMMVAE:
+        """The model that is trained.
+
+        Raises:
+            ValueError: If it is no `LMMVAE`.
+        """
+        if not isinstance(self.model, LMMVAE):
+            raise ValueError(
+                f"`{type(self).__name__}` is a callback of `LMMVAE.fit`, expected an LMMVAE. "
+                + received(model=type(self.model).__name__)
+            )
+        return self.model

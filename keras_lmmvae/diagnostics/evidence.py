@@ -1,0 +1,177 @@
+"""What the checks look at: one pass over rows, reduced to arrays that do not grow with `p`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lmmvae import design
+from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.effects.spatial_effect import SpatialEffect
+from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
+from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.model.rows import EFFECTS, FEATURES, FOLD, Rows, batches_of
+
+__all__ = ["Evidence", "TermEvidence", "collect"]
+
+
+class TermEvidence:
+    """How the effects of one term fit rows; sums by group.
+
+    With `r` what the other terms and `f(u)` leave of a row and `zb` the term's contribution,
+    all in standard units,
+
+        slope = sum{ r zb } / sum{ zb**2 }
+
+    is 1 on average for effects that have not seen the row, if they are shrunken as they should:
+    `E[B | other rows] = B-hat`. Below 1 they took noise for effects.
+
+    Attributes:
+        is_surface: Whether the term has places in place of levels.
+        groups: Int array `(n,)`, the rows' levels; of a surface, their nearest inducing points.
+        codes: Int array `(n,)`, codes; negative for rows without a level.
+        products: Float array `(groups,)`, sums of `r zb`.
+        squares: Float array `(groups,)`, sums of `zb**2`.
+    """
+
+    def __init__(self, term: RandomEffect) -> None:
+        self.term = term
+        self.is_surface = isinstance(term, SpatialEffect)
+        size = term.num_aggregates if self.is_surface else term.num_levels
+        self.products, self.squares = np.zeros(size), np.zeros(size)
+        self._groups: list[np.ndarray] = []
+        self._codes: list[np.ndarray] = []
+
+    def update(self, rows: Rows, part: tf.Tensor, left: np.ndarray, cells: np.ndarray) -> None:
+        """Takes in a batch: the term's contribution, and what is left of the rows without it."""
+        encoded = rows[EFFECTS][self.term.label]
+        codes = encoded["codes"].numpy()
+        groups = self.term.aggregation_codes(encoded).numpy() if self.is_surface else codes
+        contribution = part.numpy().astype(np.float64) * cells
+        known = groups >= 0
+        for sums, values in (
+            (self.products, contribution * left),
+            (self.squares, contribution**2),
+        ):
+            sums += np.bincount(groups[known], values.sum(axis=1)[known], len(sums))
+        self._groups.append(groups)
+        self._codes.append(codes)
+
+    @property
+    def groups(self) -> np.ndarray:
+        return np.concatenate(self._groups)
+
+    @property
+    def codes(self) -> np.ndarray:
+        return np.concatenate(self._codes)
+
+    def unseen_share(self) -> float:
+        """Share of the rows whose level the model does not know."""
+        return float(np.mean(self.codes == UNKNOWN_CODE))
+
+    def null_share(self) -> float:
+        """Share of the rows without a key."""
+        return float(np.mean(self.codes == NULL_CODE))
+
+    def slope(self) -> tuple[float, float]:
+        """The slope and its standard error over groups; infinite where nothing is estimated."""
+        total = self.squares.sum()
+        if total <= 0.0:
+            return 1.0, np.inf
+        slope = self.products.sum() / total
+        error = np.sqrt(np.square(self.products - slope * self.squares).sum()) / total
+        return float(slope), float(error)
+
+
+@dataclass
+class Evidence:
+    """What one pass over `n` rows has found, in standard units of the features.
+
+    Attributes:
+        latent_mean: Float array `(n, d)`.
+        latent_log_var: Float array `(n, d)`.
+        terms: Term name -> how its effects fit.
+        cells: Float array `(p,)`, numbers of observed cells.
+        constant_cells: Float array `(p,)`, cells that equal the feature's commonest value.
+        squared_error: Sum over cells of the squared error of the reconstruction.
+        relative_error: The same, each over the variance that the model expects.
+    """
+
+    latent_mean: np.ndarray
+    latent_log_var: np.ndarray
+    terms: dict[str, TermEvidence]
+    cells: np.ndarray
+    constant_cells: np.ndarray
+    squared_error: float
+    relative_error: float
+
+    @property
+    def mean_squared_error(self) -> float:
+        """Mean squared error of a cell."""
+        return self.squared_error / max(self.cells.sum(), 1.0)
+
+    @property
+    def error_ratio(self) -> float:
+        """Mean over cells of the squared error over its expected variance."""
+        return self.relative_error / max(self.cells.sum(), 1.0)
+
+
+def collect(model: LMMVAE, data: Any, *, is_crossed: bool) -> Evidence:
+    """Passes over rows once.
+
+    Args:
+        model: A fitted model.
+        data: Dict of arrays or a batched dataset of dicts.
+        is_crossed: Whether training rows read the effects of the other fold, which have not seen
+            them, in place of the effects for new rows.
+    """
+    size = model.num_features
+    terms = {term.label: TermEvidence(term) for term in model.random_effects}
+    means, log_vars, values = [], [], None
+    cells, constant, squares, relative = np.zeros(size), np.zeros(size), 0.0, 0.0
+    for rows in batches_of(model.encode_data(data)):
+        parts = {term.label: _part(model, term, rows, is_crossed) for term in model.random_effects}
+        contribution = sum(parts.values(), tf.zeros_like(rows[FEATURES]))
+        mean, log_var = model.latent_posterior(rows, contribution)
+        expected = model.noise_variance + model.effects_fit.contribution_variance(rows)
+        error = (rows[FEATURES] - model.decode_standard(mean) - contribution).numpy()
+        mask = _mask(rows)
+        error = error.astype(np.float64) * mask
+        for label, part in parts.items():
+            terms[label].update(rows, part, error + part.numpy() * mask, mask)
+        x = rows[FEATURES].numpy()
+        if values is None:  # a value that nearly all cells have is the median of any batch
+            values = np.nanquantile(np.where(mask > 0, x, np.nan), 0.5, axis=0, method="lower")
+        cells += mask.sum(axis=0)
+        constant += ((x == values) * mask).sum(axis=0)
+        squares += np.square(error).sum()
+        relative += (np.square(error) / keras.ops.convert_to_numpy(expected)).sum()
+        means.append(mean.numpy())
+        log_vars.append(log_var.numpy())
+    return Evidence(
+        np.concatenate(means),
+        np.concatenate(log_vars),
+        terms,
+        cells,
+        constant,
+        float(squares),
+        float(relative),
+    )
+
+
+def _part(model: LMMVAE, term: RandomEffect, rows: Rows, is_crossed: bool) -> tf.Tensor:
+    if not is_crossed:
+        return model.effects_fit.term_contribution(term, rows)
+    encoded = rows[EFFECTS][term.label]
+    codes = term.posterior.other_codes(encoded["codes"], rows[FOLD])
+    return design.product(term.posterior.fold_effects.value, codes, term.basis_of(encoded))
+
+
+def _mask(rows: Rows) -> np.ndarray:
+    if "observed" in rows:
+        return np.asarray(rows["observed"], np.float64)
+    return np.ones(rows[FEATURES].shape)

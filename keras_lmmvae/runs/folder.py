@@ -1,0 +1,135 @@
+"""The folder of a run: written as a sibling, renamed when it is whole, never half overwritten."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from keras_lmmvae.export.command import MODEL_FILE
+from keras_lmmvae.validation import received
+
+__all__ = ["CONFIG", "RunFolder"]
+
+CONFIG = "config.yaml"
+"""The configuration in the folder of a run, as it was given."""
+_CHECKPOINTS = "checkpoints"
+
+
+class RunFolder:
+    """The folder of a run, and the sibling `RUN.partial` in which it is made.
+
+    Args:
+        path: The folder.
+
+    Attributes:
+        path: The folder.
+        partial: The sibling.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.partial = self.path.with_name(self.path.name + ".partial")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints, in the sibling."""
+        return self.partial / _CHECKPOINTS
+
+    @property
+    def model(self) -> Path:
+        """File of the model, in the sibling."""
+        return self.partial / MODEL_FILE
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a run was finished here."""
+        return (self.path / MODEL_FILE).exists()
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether there is a checkpoint, or a fitted model without its results."""
+        return self.model.exists() or any(self.checkpoints.glob("epoch-*"))
+
+    def check(self, *, overwrite: bool, resume: bool) -> None:
+        """Raises a ValueError if something is there that would be lost.
+
+        Args:
+            overwrite: Whether a run that is there may be replaced.
+            resume: Whether an interrupted run is to be gone on with.
+        """
+        if overwrite and resume:
+            raise ValueError(
+                "Either `--overwrite` starts anew or `--resume` goes on, not both. "
+                + received(overwrite=overwrite, resume=resume)
+            )
+        if not (_is_empty(self.path) or self.is_complete):
+            raise ValueError(
+                "The output is there and is no folder of a run, expected a new name. "
+                + received(output=str(self.path))
+            )
+        if not (_is_empty(self.partial) or (self.partial / CONFIG).exists()):
+            raise ValueError(
+                "The folder in which the run would be made is there and is none of a run. "
+                + received(partial=str(self.partial))
+            )
+        if self.is_complete and not (overwrite or resume):
+            raise ValueError(
+                "The output holds a run already: choose another folder, or `--overwrite` it. "
+                + received(output=str(self.path))
+            )
+        if self.is_resumable and not (overwrite or resume):
+            raise ValueError(
+                "A run of this name was interrupted: go on with `--resume`, or start anew with "
+                "`--overwrite`. " + received(partial=str(self.partial))
+            )
+
+    def start(self, files: dict[str, str]) -> None:
+        """Makes the sibling anew, with some files in it.
+
+        Args:
+            files: Name -> text.
+        """
+        self.discard()
+        self.partial.mkdir(parents=True)
+        for name, text in files.items():
+            (self.partial / name).write_text(text, encoding="utf-8")
+
+    def check_same(self, files: dict[str, str]) -> None:
+        """Raises a ValueError unless an interrupted or finished run was made of these files.
+
+        Args:
+            files: Name -> text.
+        """
+        folder = self.partial if self.is_resumable else self.path
+        for name, text in files.items():
+            kept = folder / name
+            if not kept.exists() or kept.read_text(encoding="utf-8") != text:
+                raise ValueError(
+                    f"The run cannot be resumed: its {name} differs from what is given now. Use "
+                    "the same configuration and data, or start anew with `--overwrite`. "
+                    + received(file=str(kept))
+                )
+
+    def discard(self) -> None:
+        """Removes the sibling."""
+        if self.partial.exists():
+            shutil.rmtree(self.partial)
+
+    def finish(self) -> None:
+        """Moves the sibling into place; a run that was there goes when the new one has come."""
+        if self.checkpoints.exists():
+            shutil.rmtree(self.checkpoints)
+        before = self.path.with_name(self.path.name + ".before")
+        if self.path.exists():
+            if before.exists():  # of a process that was killed here
+                shutil.rmtree(before)
+            os.rename(self.path, before)
+        os.rename(self.partial, self.path)
+        if before.exists():
+            shutil.rmtree(before)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether nothing would be lost with a path."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))

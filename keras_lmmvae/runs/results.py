@@ -1,0 +1,68 @@
+"""The files of a run beside its model: metrics, history, variances, effects and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.runs.tables import write_table
+
+__all__ = ["METRICS", "write_effects", "write_metrics", "write_variances"]
+
+METRICS = "metrics.json"
+HISTORY, EFFECTS = "history.csv", "random_effects"
+VARIANCES, PARTITION = "variance_components.csv", "variance_partition.csv"
+
+
+def write_metrics(metrics: dict[str, Any], history: pd.DataFrame, folder: Path) -> None:
+    """Writes metrics.json and history.csv.
+
+    Args:
+        metrics: Plain values.
+        history: A row per epoch.
+        folder: Folder of the run.
+    """
+    text = json.dumps(metrics, indent=2, ensure_ascii=False)
+    (folder / METRICS).write_text(text + "\n", encoding="utf-8")
+    write_table(history, folder / HISTORY)
+
+
+def write_variances(model: LMMVAE, data: dict[str, np.ndarray], folder: Path) -> None:
+    """Writes variance_components.csv, in squared units, and variance_partition.csv, shares.
+
+    The amortized posterior does not learn variances of effects, so it has no shares.
+
+    Args:
+        model: A fitted model.
+        data: Dict of columns of the rows whose variance is parted.
+        folder: Folder of the run.
+    """
+    components = model.variance_components().rename_axis("component")
+    write_table(components, folder / VARIANCES, index=True)
+    if model.posterior == "amortized":
+        return
+    partition = model.variance_partition(data).rename_axis("part")
+    write_table(partition, folder / PARTITION, index=True)
+
+
+def write_effects(model: LMMVAE, folder: Path, suffix: str) -> None:
+    """Writes random_effects/TERM: posterior means of the effects, levels x features.
+
+    Standard deviations are in TERM_std; the amortized posterior has none.
+
+    Args:
+        model: A fitted model.
+        folder: Folder of the run.
+        suffix: ".csv" or ".parquet".
+    """
+    for term in model.random_effects:
+        kinds = {"": False} if model.posterior == "amortized" else {"": False, "_std": True}
+        for ending, is_std in kinds.items():
+            table = model.random_effects_table(term.label, std=is_std)
+            file = folder / EFFECTS / f"{term.name}{ending}{suffix}"
+            write_table(table, file, index=True)

@@ -1,0 +1,96 @@
+"""How well a fitted model describes rows: errors, likelihood, and levels it knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from keras_lmmvae.metrics import mse
+from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.model.rows import EFFECTS, FEATURES, batches_of
+
+__all__ = ["Scores", "score"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What `score` measured.
+
+    Attributes:
+        rows: Number of rows.
+        mse: Mean squared error of the reconstruction with random effects.
+        mse_population: Without them.
+        log_likelihood: Lower bound of the log density, mean over rows, nats.
+        known: Term name -> share of the rows whose level the model knows.
+        by_feature: DataFrame, features x "mse", "mse_population" and "variance" of the feature.
+    """
+
+    rows: int
+    mse: float
+    mse_population: float
+    log_likelihood: float
+    known: dict[str, float]
+    by_feature: pd.DataFrame
+
+    def mapping(self) -> dict[str, Any]:
+        """The scores as plain values, ready for JSON; `None` where a feature is not observed."""
+        table = self.by_feature.astype(object).where(self.by_feature.notna(), None)
+        return {
+            "rows": self.rows,
+            "mse": self.mse,
+            "mse_population": self.mse_population,
+            "log_likelihood": self.log_likelihood,
+            "known": self.known,
+            "features": table.to_dict(orient="index"),
+        }
+
+
+def score(model: LMMVAE, data: dict[str, np.ndarray]) -> Scores:
+    """Measures a fitted model on rows.
+
+    Args:
+        model: A fitted model.
+        data: Dict of columns.
+
+    Returns:
+        A `Scores`.
+
+    Raises:
+        ValueError: On bad data.
+    """
+    conditional, population = model.reconstruct(data), model.reconstruct(data, False)
+    x = np.asarray(data["x"], np.float64)
+    table = pd.DataFrame(
+        {
+            "mse": _means(np.square(x - conditional)),
+            "mse_population": _means(np.square(x - population)),
+            "variance": _means(np.square(x - _means(x))),
+        },
+        index=pd.Index(model.feature_names, name="feature"),
+    )
+    return Scores(
+        rows=len(x),
+        mse=mse(x, conditional),
+        mse_population=mse(x, population),
+        log_likelihood=float(model.log_likelihood(data).mean()),
+        known=_known(model, data),
+        by_feature=table,
+    )
+
+
+def _means(values: np.ndarray) -> np.ndarray:
+    """Means of the observed cells of the columns; NaN where there are none."""
+    return pd.DataFrame(values).mean().to_numpy()
+
+
+def _known(model: LMMVAE, data: dict[str, np.ndarray]) -> dict[str, float]:
+    counts = dict.fromkeys([term.label for term in model.random_effects], 0)
+    total = 0
+    for rows in batches_of(model.encode_data(data)):
+        total += int(rows[FEATURES].shape[0])
+        for label in counts:
+            counts[label] += int(np.sum(rows[EFFECTS][label]["codes"].numpy() >= 0))
+    return {label: count / total for label, count in counts.items()}

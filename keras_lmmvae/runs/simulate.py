@@ -1,0 +1,138 @@
+"""What `keras-lmmvae simulate` does: a simulated table in a file, its truth in others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from keras_lmmvae.benchmark.simulated import Simulator
+from keras_lmmvae.benchmark.suites import SUITES, find_suite
+from keras_lmmvae.runs.tables import check_suffix, write_table
+from keras_lmmvae.simulation import Simulation
+from keras_lmmvae.validation import received
+
+__all__ = ["find_simulator", "simulate", "simulated_rows", "true_rows", "true_variances"]
+
+
+def find_simulator(suite: str, table: str | None) -> Simulator:
+    """The simulator of a table of a suite.
+
+    Args:
+        suite: Name of the suite.
+        table: Name of the data set; may be left out where the suite has one.
+
+    Raises:
+        ValueError: If there is no such suite or table, or the suite's data are real.
+    """
+    simulators = {
+        one.dataset: one.load
+        for one in find_suite(suite).tables()
+        if isinstance(one.load, Simulator)
+    }
+    if not simulators:
+        raise ValueError(
+            f"The data of the suite '{suite}' are real, expected a simulated one of "
+            f"{_simulated_suites()}. " + received(suite=suite)
+        )
+    if table is None and len(simulators) == 1:
+        return next(iter(simulators.values()))
+    if table not in simulators:
+        raise ValueError(
+            f"The suite '{suite}' needs a `--table` out of {list(simulators)}. "
+            + received(table=table)
+        )
+    return simulators[table]
+
+
+def _simulated_suites() -> list[str]:
+    return [
+        name
+        for name, suite in SUITES.items()
+        if any(isinstance(table.load, Simulator) for table in suite.tables())
+    ]
+
+
+def simulated_rows(simulation: Simulation) -> pd.DataFrame:
+    """The rows as a table: "x_0" ... and the columns of the effects.
+
+    Args:
+        simulation: The simulation.
+    """
+    columns = {name: values for name, values in simulation.data.items() if name != "x"}
+    return pd.concat([_numbered("x", simulation.data["x"]), pd.DataFrame(columns)], axis=1)
+
+
+def true_rows(simulation: Simulation) -> pd.DataFrame:
+    """The truth behind the rows: latents, signal and what each effect adds.
+
+        x = signal + sum of effects + noise,    signal = f(u) + mean
+
+    Args:
+        simulation: The simulation.
+
+    Returns:
+        A DataFrame of `n` rows, with "u_0" ..., "signal_0" ..., and "GROUP_0" ... for the effects
+        of every grouping column.
+    """
+    parts = {"u": simulation.latent, "signal": simulation.signal, **simulation.contribution}
+    return pd.concat([_numbered(name, values) for name, values in parts.items()], axis=1)
+
+
+def true_variances(simulation: Simulation) -> pd.DataFrame:
+    """The variances, as `variance_components` has them: effects and noise x features.
+
+    Args:
+        simulation: The simulation.
+    """
+    rows = {}
+    for name, variance in simulation.effect_variance.items():
+        for power, values in enumerate(variance):
+            coefficient = ("intercept", "t")[power] if power < 2 else f"t^{power}"
+            rows[name if len(variance) == 1 else f"{name}: {coefficient}"] = values
+    rows["noise"] = np.full(simulation.num_features, simulation.noise_variance)
+    columns = [f"x_{feature}" for feature in range(simulation.num_features)]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return table.rename_axis("component")
+
+
+def _numbered(name: str, values: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(values, columns=[f"{name}_{k}" for k in range(values.shape[1])])
+
+
+def simulate(
+    suite: str,
+    output: Path,
+    *,
+    table: str | None = None,
+    num_rows: int | None = None,
+    latent_dim: int = 1,
+    seed: int = 0,
+    console: Console | None = None,
+) -> None:
+    """Writes a simulated table and, beside it, NAME_truth and NAME_variances.
+
+    Args:
+        suite: Name of the suite.
+        output: ".csv" or ".parquet" file.
+        table: Name of the data set in the suite.
+        num_rows: Optional number of rows instead of the suite's.
+        latent_dim: Latent variables `d` of the simulation.
+        seed: Seed.
+        console: Where to print; standard output by default.
+
+    Raises:
+        ValueError: On an unknown suite or table, or a number out of its range.
+    """
+    check_suffix(output)
+    simulation = find_simulator(suite, table).simulate(latent_dim, seed, num_rows)
+    truth = output.with_stem(f"{output.stem}_truth")
+    variances = output.with_stem(f"{output.stem}_variances")
+    write_table(simulated_rows(simulation), output)
+    write_table(true_rows(simulation), truth)
+    write_table(true_variances(simulation), variances, index=True)
+    console = console or Console()
+    for file in (output, truth, variances):
+        console.print(f"  {file}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,97 @@
+"""Tables in files: CSV and Parquet, by the suffix."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from keras_lmmvae.validation import received
+
+__all__ = ["check_suffix", "read_table", "write_table"]
+
+CSV, PARQUET = ".csv", ".parquet"
+
+
+def check_suffix(path: Path) -> str:
+    """The suffix of a table's file.
+
+    Raises:
+        ValueError: If it is neither ".csv" nor ".parquet".
+        ImportError: If it is ".parquet" and `pyarrow` is missing.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (CSV, PARQUET):
+        raise ValueError(
+            f"A table must be a file '*{CSV}' or '*{PARQUET}'. " + received(file=str(path))
+        )
+    if suffix == PARQUET:
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                "Parquet files need PyArrow: install it with `pip install keras-lmmvae[parquet]`, "
+                "or use a .csv file."
+            ) from error
+    return suffix
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Reads a table; empty cells and "NA" are missing.
+
+    Args:
+        path: A ".csv" or ".parquet" file.
+
+    Raises:
+        ValueError: If there is no such file, it is no table, has no rows, or has a column twice.
+        ImportError: If it is Parquet and `pyarrow` is missing.
+    """
+    suffix = check_suffix(path)
+    try:
+        if suffix == CSV:
+            # Read at once: in chunks, a column could change its type on the way.
+            frame = pd.read_csv(path, low_memory=False)
+        else:
+            frame = pd.read_parquet(path, engine="pyarrow")
+    except (OSError, ValueError) as error:
+        problem = " ".join(str(error).split())
+        raise ValueError(
+            f"The table cannot be read: {problem}. " + received(file=str(path))
+        ) from error
+    frame.columns = [str(name) for name in frame.columns]
+    if frame.empty:
+        raise ValueError("The table has no rows. " + received(file=str(path)))
+    return frame
+
+
+def write_table(frame: pd.DataFrame, path: Path, *, index: bool = False) -> None:
+    """Writes a table beside its place and renames it: never half a file.
+
+    Args:
+        frame: The table.
+        path: A ".csv" or ".parquet" file; its folder is made.
+        index: Whether the index is written, as the first columns.
+
+    Raises:
+        ValueError: If two columns have one name, or the suffix is another.
+    """
+    suffix = check_suffix(path)
+    # Numbers as names, and the levels of an index, become plain columns in either format.
+    frame = frame.reset_index() if index else frame
+    frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
+    twice = frame.columns[frame.columns.duplicated()].tolist()
+    if twice:
+        raise ValueError(
+            "A table cannot have two columns of one name: rename those of the data. "
+            + received(columns=twice)
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".table-") as folder:
+        fresh = Path(folder) / path.name
+        if suffix == CSV:
+            frame.to_csv(fresh, index=False)
+        else:
+            frame.to_parquet(fresh, engine="pyarrow", index=False)
+        os.replace(fresh, path)

@@ -1,0 +1,76 @@
+"""Latents of rows as a table, beside the columns that say which rows they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from keras_lmmvae.data_frame import from_dataframe
+from keras_lmmvae.effects.combined_keys import parts_of
+from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.model.rows import batches_of
+
+__all__ = ["transform_rows"]
+
+
+def transform_rows(
+    model: LMMVAE, frame: pd.DataFrame, *, reconstruct: bool = False, std: bool = False
+) -> pd.DataFrame:
+    """Posterior means of the latents, a row for each row of a table.
+
+    Args:
+        model: A fitted model.
+        frame: The table, with the columns of the features and of the terms.
+        reconstruct: Whether to add the reconstruction of every feature.
+        std: Whether to add standard deviations: of the latents' posterior, and of a new
+            observation around the reconstruction.
+
+    Returns:
+        A DataFrame with the columns of the terms, "latent_0" ..., "latent_0_std" ..., and
+        "FEATURE_reconstruction", "FEATURE_std".
+
+    Raises:
+        ValueError: If a column is missing or unusable.
+    """
+    data = from_dataframe(frame, model.feature_names, model.random_effects)
+    keys = frame[_term_columns(model, frame)].reset_index(drop=True)
+    latents = [f"latent_{k}" for k in range(model.latent_dim)]
+    mean, deviation = _latent_posterior(model, data)
+    parts = [keys, pd.DataFrame(mean, columns=latents)]
+    if std:
+        parts.append(pd.DataFrame(deviation, columns=_named(latents, "std")))
+    if reconstruct and std:
+        prediction = model.predictive(data)
+        parts.append(_features(model, prediction.mean, "reconstruction"))
+        parts.append(_features(model, prediction.standard_deviation, "std"))
+    elif reconstruct:
+        parts.append(_features(model, model.reconstruct(data), "reconstruction"))
+    return pd.concat(parts, axis=1)
+
+
+def _term_columns(model: LMMVAE, frame: pd.DataFrame) -> list[str]:
+    """Columns of a table that the terms read, each once; parts of those that it has not."""
+    columns = [column for term in model.random_effects for column in term.columns]
+    found = [part for name in columns for part in ([name] if name in frame else parts_of(name))]
+    return list(dict.fromkeys(found))
+
+
+def _latent_posterior(model: LMMVAE, data: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations of q(u), `(n, d)` each."""
+    model.require_fitted()
+    means, deviations = [], []
+    for rows in batches_of(model.encode_data(data)):
+        mean, log_var = model.latent_posterior(rows, model.effects_fit.contribution(rows))
+        means.append(np.asarray(mean))
+        deviations.append(np.exp(0.5 * np.asarray(log_var)))
+    return np.concatenate(means), np.concatenate(deviations)
+
+
+def _features(model: LMMVAE, values: np.ndarray, ending: str) -> pd.DataFrame:
+    return pd.DataFrame(values, columns=_named(model.feature_names, ending))
+
+
+def _named(names: Sequence[str], ending: str) -> list[str]:
+    return [f"{name}_{ending}" for name in names]
