@@ -21,7 +21,16 @@ HEADER = re.compile(
     r'Accelerator: None\n"""\n\n# %% \[markdown\]\n"""\n## '
 )
 MOST_LINES = 299
-EXPECTED = {"quickstart", "serving", "from_lme4_and_scikit_learn", "your_own_encoder_and_term"}
+EXPECTED = {
+    "from_lme4_and_scikit_learn",
+    "many_categories",
+    "quickstart",
+    "repeated_measures",
+    "serving",
+    "several_structures",
+    "space",
+    "your_own_encoder_and_term",
+}
 
 each_tutorial = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 
