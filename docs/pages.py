@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from types import FunctionType
 
-import jupytext
+from notebooks import as_notebook
 from pdoc import doc, docstrings, render
 from pdoc.render_helpers import to_html
 
@@ -74,8 +74,7 @@ def main(folder: Path) -> None:
     for path in (ROOT / name for name in GUIDES):
         _write_text(folder, path, path.read_text(encoding="utf-8"))
     for path in tutorials:
-        title, description, text = _tutorial(path)
-        _write_text(folder, path, f"# {title}\n\n{description}\n\n{text}")
+        _write_text(folder, path, _tutorial(path))
     _write_index(folder, modules, tutorials)
 
 
@@ -110,15 +109,12 @@ def _is_documented_here(cls: doc.Class, member: doc.Doc) -> bool:
     return False
 
 
-def _tutorial(path: Path) -> tuple[str, str, str]:
-    """Title, description and the cells in Markdown."""
-    header, *cells = jupytext.read(path, fmt="py:percent").cells
-    entries = dict(re.findall(r"^(\w+): (.+)$", header.source, re.MULTILINE))
-    parts = [
+def _tutorial(path: Path) -> str:
+    """The cells of a tutorial's notebook in Markdown; title and description are the first."""
+    return "\n\n".join(
         cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```"
-        for cell in cells
-    ]
-    return entries["Title"], entries["Description"], "\n\n".join(parts)
+        for cell in as_notebook(path).cells
+    )
 
 
 def _page_of(source: Path) -> Path:
@@ -152,7 +148,7 @@ def _write_index(folder: Path, modules: dict[str, doc.Module], tutorials: list[P
         lines.append(f"- [{title}]({_page_of(ROOT / name)}): {what}")
     lines += ["", "## Tutorials", ""]
     for path in tutorials:
-        title, description, _ = _tutorial(path)
+        title, description = _tutorial(path).removeprefix("# ").split("\n\n")[:2]
         lines.append(f"- [{title}]({_page_of(path)}): {description}")
     _write(folder / "index.html", _text_page("\n".join(lines), depth=0))
 

@@ -24,7 +24,9 @@ def load_pages() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs")
+        spec.loader.exec_module(module)
     return module
 
 
@@ -133,12 +135,16 @@ def test_index_leads_to_guides_and_tutorials(folder: Path) -> None:
     index = (folder / "index.html").read_text("utf-8")
     for name in ("serving", "glossary", *(path.stem for path in (ROOT / "docs").glob("*.md"))):
         assert f'href="guides/{name}.html"' in index
-    for path in (ROOT / "tutorials").glob("*.py"):
-        assert f'href="tutorials/{path.stem}.html"' in index
     for module in PAGES.MODULES:
         assert f'href="{module.replace(".", "/")}.html"' in index
     assert "serving_default" in text_of(folder / "guides" / "serving.html")
-    quickstart = text_of(folder / "tutorials" / "quickstart.html")
-    assert "Rows that are not independent" in quickstart
-    assert "import keras_lmmvae as lmm" in quickstart
-    assert "%%" not in quickstart
+    tutorials = sorted((ROOT / "tutorials").glob("*.py"))
+    assert tutorials
+    for path in tutorials:
+        assert f'href="tutorials/{path.stem}.html"' in index
+        page = folder / "tutorials" / f"{path.stem}.html"
+        headings = re.findall(r"^## (.+)$", path.read_text("utf-8"), re.MULTILINE)
+        assert headings
+        assert [x for x in headings if x.replace("`", "") not in text_of(page)] == []
+        assert "import keras_lmmvae as lmm" in text_of(page)
+        assert "%%" not in text_of(page)
