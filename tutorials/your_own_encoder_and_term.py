@@ -17,9 +17,6 @@ that uses it.
 import os
 
 import keras
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
@@ -134,6 +131,9 @@ for is_convolutional in (True,) if FAST else (False, True):
 
 # %% [markdown]
 """
+The clean digit is what counts: with the effect the convolutional model's error against it is 3.96,
+without it 14.9, for the scanner's pattern then goes through the latent like everything else.
+
 ## The scanners' patterns, recovered
 
 `model` is now the convolutional one with the effect. Its table of effects has one row per
