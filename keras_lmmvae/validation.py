@@ -258,8 +258,12 @@ def _kind(values: Any) -> str:
 def as_series(name: str, values: Any) -> pd.Series:
     """A column as a series, of its categories' type if it is categorical."""
     to_numpy = getattr(values, "numpy", None)  # of a tensor
+    values = to_numpy() if callable(to_numpy) else values
     try:
-        series = pd.Series(to_numpy() if callable(to_numpy) else values)
+        series = pd.Series(values)
+    except UnicodeError:
+        # Arrow's strings refuse what is no UTF-8; it is for the reader of the keys to say so.
+        series = pd.Series(values, dtype=object)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"The column '{name}' must be a vector with one entry per row, without a second "
