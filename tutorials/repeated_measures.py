@@ -179,6 +179,7 @@ for name, fitted in later.items():
     errors = [
         f"{part} {error(lmm.simulation.take(future, rows), prediction[rows], scale):.3f}"
         for part, rows in parts.items()
+        if rows.any()
     ]
     print(f"{name:15s} test MSE of the future:", ", ".join(errors))
 
