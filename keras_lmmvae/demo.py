@@ -88,7 +88,7 @@ def fit_vae(
 
 
 def fit_method(
-    name: str, rows: dict[str, Any], held_out: dict[str, Any], epochs: int, num_features: int
+    name: str, rows: dict[str, Any], held_out: dict[str, Any], epochs: int, num_inducing: int
 ) -> tuple[Any, dict[str, list[float]]]:
     """A fitted model of the demo, with its history if it is trained by epochs."""
     if name == "PCA":
@@ -96,13 +96,13 @@ def fit_method(
     if name == "group means + PCA":
         return lmm.baselines.BLUPPCA(LATENT_DIM, groups=["cell", "syear"]).fit(rows), {}
     coordinates = ("easting", "northing")
-    surface = lmm.SpatialEffect(coordinates, kernel="matern12", num_features=num_features)
+    surface = lmm.SpatialEffect(coordinates, kernel="matern12", num_inducing=num_inducing)
     effects = [surface, lmm.RandomIntercept("syear")] if name == "LMMVAE" else []
     return fit_vae(effects, rows, held_out, epochs)
 
 
 def compare(
-    data: dict[str, np.ndarray], epochs: int, num_features: int, console: Console
+    data: dict[str, np.ndarray], epochs: int, num_inducing: int, console: Console
 ) -> tuple[pd.DataFrame, lmm.LMMVAE, dict[str, list[float]], dict[str, Any]]:
     """Test errors of all methods on both splits, and the LMMVAE of the split by rows."""
     results: list[dict[str, Any]] = []
@@ -113,7 +113,7 @@ def compare(
         for name in METHODS:
             start = time.perf_counter()
             with console.status(f"fitting {name} ..."):
-                fitted, history = fit_method(name, rows, held_out, epochs, num_features)
+                fitted, history = fit_method(name, rows, held_out, epochs, num_inducing)
             seconds = time.perf_counter() - start
             error = lmm.metrics.mse(held_out["x"], fitted.reconstruct(held_out))
             results.append({"split": title, "method": name, "mse": error, "seconds": seconds})
@@ -211,7 +211,7 @@ def run(
     output: str | Path,
     *,
     epochs: int = 25,
-    num_features: int = 256,
+    num_inducing: int = 256,
     num_rows: int | None = None,
     console: Console | None = None,
 ) -> pd.DataFrame:
@@ -220,7 +220,7 @@ def run(
     Args:
         output: Folder for pictures, results, saved and exported model.
         epochs: Epochs of both autoencoders.
-        num_features: Inducing points of the spatial effect.
+        num_inducing: Inducing points of the spatial effect.
         num_rows: Optional number of houses to use.
         console: Where to print; standard output by default.
 
@@ -239,7 +239,7 @@ def run(
         "house itself.",
         highlight=False,
     )
-    results, model, history, held_out = compare(data, epochs, num_features, console)
+    results, model, history, held_out = compare(data, epochs, num_inducing, console)
     results.to_csv(folder / "results.csv", index=False, float_format="%.5g")
     print_table(results, console)
     components = model.variance_components(HOUSES_FEATURES)
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="few houses and epochs, to look around")
     options = parser.parse_args()
     if options.fast:
-        run(options.output, epochs=3, num_features=64, num_rows=3000)
+        run(options.output, epochs=3, num_inducing=64, num_rows=3000)
     else:
         run(options.output, epochs=options.epochs)
 

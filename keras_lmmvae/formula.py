@@ -15,7 +15,7 @@ from keras_lmmvae.validation import received
 
 __all__ = ["as_terms", "random_effects_from_formula"]
 
-_GP_OPTIONS = ("kernel", "length_scale", "metric", "num_features", "name", "seed")
+_GP_OPTIONS = ("kernel", "length_scale", "metric", "num_inducing", "name", "seed")
 
 
 def as_terms(random_effects: Sequence[RandomEffect] | str) -> Sequence[RandomEffect]:
@@ -43,7 +43,7 @@ def random_effects_from_formula(formula: str) -> list[RandomEffect]:
     Powers may be written `t^2`, `I(t^2)` or `poly(t, 2)`, with the lower ones beside them. One
     column alone, as in `(1 + t | patient)`, is the time of a straight line. Names that are no
     words stand in backquotes. Options of `gp` are `kernel`, `length_scale`, `metric`,
-    `num_features`, `name` and `seed`. The combined column "school.class" need not be among the
+    `num_inducing`, `name` and `seed`. The combined column "school.class" need not be among the
     data if "school" and "class" are; `tf.data` datasets and requests have to bring it.
 
     There are no fixed effects, for the latent part stands in their place; every slope has its

@@ -21,12 +21,12 @@ __all__ = ["JITTER", "apply_inverse", "posterior_variance", "rotate_gram", "shri
 JITTER = 1e-6
 
 
-def rotate_gram(gram: tf.Tensor, term_covariance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def rotate_gram(gram: tf.Tensor, coefficient_covariance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Diagonalises every level's Gram matrix in the metric of the prior.
 
     Args:
         gram: Float tensor `(levels, m, m)`, `Z'Z` of each level.
-        term_covariance: Float tensor `(m, m)`, the prior shape `Psi`.
+        coefficient_covariance: Float tensor `(m, m)`, the prior shape `Psi`.
 
     Returns:
         rotation: Float tensor `(levels, m, m)`, `R` above.
@@ -34,12 +34,12 @@ def rotate_gram(gram: tf.Tensor, term_covariance: tf.Tensor) -> tuple[tf.Tensor,
     """
     size = gram.shape[-1]
     if size == 1:
-        root = tf.sqrt(term_covariance)
+        root = tf.sqrt(coefficient_covariance)
         rotation = tf.broadcast_to(root, tf.shape(gram))
-        return rotation, gram[..., 0] * term_covariance[0, 0]
-    scale = tf.linalg.trace(term_covariance) / size
+        return rotation, gram[..., 0] * coefficient_covariance[0, 0]
+    scale = tf.linalg.trace(coefficient_covariance) / size
     jitter = JITTER * scale * tf.eye(size, dtype=gram.dtype)
-    root = tf.linalg.cholesky(term_covariance + jitter)  # (m, m)
+    root = tf.linalg.cholesky(coefficient_covariance + jitter)  # (m, m)
     inner = tf.einsum("ai,lab,bj->lij", root, gram, root)  # (levels, m, m)
     eigenvalues, vectors = tf.linalg.eigh(0.5 * (inner + tf.linalg.matrix_transpose(inner)))
     return tf.einsum("ai,lij->laj", root, vectors), tf.maximum(eigenvalues, 0.0)

@@ -128,12 +128,12 @@ def _effect_block(simulation: Simulation, name: str, train: npt.NDArray[np.int64
     variance = np.maximum(simulation.effect_variance[name], MINIMUM_VARIANCE)  # (M, p)
     if name == "location":
         return _spatial_block(simulation, variance, train)
-    num_levels, num_terms = simulation.effects[name].shape[:2]
+    num_levels, basis_size = simulation.effects[name].shape[:2]
     basis: npt.NDArray[np.float64] | None = None
     correlation = np.ones((1, 1))
     if name == "subject":
-        basis = simulation.data["t"][:, None] ** np.arange(float(num_terms))  # (n, M)
-        correlation = term_correlation(num_terms, simulation.settings["correlation"])
+        basis = simulation.data["t"][:, None] ** np.arange(float(basis_size))  # (n, M)
+        correlation = term_correlation(basis_size, simulation.settings["correlation"])
     shape = np.linalg.inv(correlation)  # (M, M)
     inverse_scale = 1.0 / np.sqrt(variance.T)  # (p, M)
     precision = inverse_scale[:, :, None] * shape * inverse_scale[:, None, :]  # (p, M, M)

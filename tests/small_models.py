@@ -35,7 +35,7 @@ def known_model(
     data: Data,
     noise_variance: Any,
     effect_variance: dict[str, Any],
-    term_covariance: dict[str, np.ndarray] | None = None,
+    coefficient_covariance: dict[str, np.ndarray] | None = None,
     **options: Any,
 ) -> lmm.LMMVAE:
     """A linear mixed model with known variances; its effects are still zero.
@@ -45,7 +45,7 @@ def known_model(
         data: Columns to adapt to.
         noise_variance: Float or array `(p,)`, in squared units of the features.
         effect_variance: Term name -> float or array `(p,)`, in squared units of the features.
-        term_covariance: Term name -> `(m, m)`, Psi in the units of time and covariates.
+        coefficient_covariance: Term name -> `(m, m)`, Psi in the units of time and covariates.
         **options: Of the model.
     """
     decoder = constant_decoder(data["x"].shape[1])
@@ -57,9 +57,11 @@ def known_model(
     for term in model.random_effects:
         variance = np.broadcast_to(effect_variance[term.label], scale.shape)
         term.posterior.effect_variance.assign(variance / scale)
-        if term_covariance and term.label in term_covariance:
+        if coefficient_covariance and term.label in coefficient_covariance:
             inner = np.linalg.inv(term.user_basis())
-            term.posterior.term_covariance.assign(inner @ term_covariance[term.label] @ inner.T)
+            term.posterior.coefficient_covariance.assign(
+                inner @ coefficient_covariance[term.label] @ inner.T
+            )
     model.fitted.assign(1.0)
     return model
 

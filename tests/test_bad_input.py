@@ -484,7 +484,7 @@ class TestArguments:
         with pytest.raises(ValueError, match=message):
             model.random_effects_table("shop")
         with pytest.raises(ValueError, match=message):
-            model.term_covariance("shop")
+            model.coefficient_covariance("shop")
         with pytest.raises(ValueError, match=r"`num_samples`.*Received: num_samples=-1"):
             model.log_likelihood(data, num_samples=-1)
         amortized = small_model([lmm.RandomIntercept("store")], posterior="amortized")

@@ -123,7 +123,7 @@ class TestOneTerm:
             [lmm.RandomSlopes("store", time="t", degree=degree)],
             data,
             effect_variance={"store": STORE},
-            term_covariance={"store": psi},
+            coefficient_covariance={"store": psi},
         )
         term = DenseTerm.of_levels(data["store"], STORE, powers(data["t"], degree), psi)
         mean, covariance = dense_blup(centred(data), [term], NOISE)
@@ -145,7 +145,7 @@ class TestOneTerm:
         psi = np.diag([1.0, 0.2, 2e-4])
         term = lmm.RandomSlopes("store", covariates=["t", "dose"])
         model = solved(
-            [term], data, effect_variance={"store": STORE}, term_covariance={"store": psi}
+            [term], data, effect_variance={"store": STORE}, coefficient_covariance={"store": psi}
         )
         basis = np.stack([np.ones(len(data["t"])), data["t"], data["dose"]], axis=1)
         dense = DenseTerm.of_levels(data["store"], STORE, basis, psi)
@@ -167,7 +167,7 @@ class TestOneTerm:
         for term, basis, psi in (intercept, slopes):
             covariance = None if psi is None else {"store": psi}
             model = solved(
-                [term], data, effect_variance={"store": STORE}, term_covariance=covariance
+                [term], data, effect_variance={"store": STORE}, coefficient_covariance=covariance
             )
             dense = DenseTerm.of_levels(data["store"], STORE, basis, psi)
             mean, _ = dense_blup(centred(data), [dense], NOISE)
@@ -181,7 +181,10 @@ class TestOneTerm:
         kept = np.flatnonzero((np.arange(160) % 5 != 0) & np.isfinite(data["t"]))
         term = lmm.RandomSlopes("store", time="t")
         model = solved(
-            [term], data, effect_variance={"store": STORE}, term_covariance={"store": PSI[:2, :2]}
+            [term],
+            data,
+            effect_variance={"store": STORE},
+            coefficient_covariance={"store": PSI[:2, :2]},
         )
         keys = data["store"][kept].astype(str)
         dense = DenseTerm.of_levels(keys, STORE, powers(data["t"][kept], 1), PSI[:2, :2])
@@ -214,7 +217,7 @@ class TestSeveralTerms:
             terms,
             data,
             effect_variance={"store": STORE, "city": CITY, "east_north": 1.5},
-            term_covariance={"store": PSI[:2, :2]},
+            coefficient_covariance={"store": PSI[:2, :2]},
         )
         dense = {
             "store": DenseTerm.of_levels(data["store"], STORE, powers(data["t"], 1), PSI[:2, :2]),

@@ -68,7 +68,7 @@ class TestExactPosterior:
 
     def test_slopes_in_units_of_time(self):
         model = known(
-            [lmm.RandomSlopes("store", time="t", degree=1)], term_covariance={"store": PSI}
+            [lmm.RandomSlopes("store", time="t", degree=1)], coefficient_covariance={"store": PSI}
         )
         found = model.condition(NEW, on="store")
         basis = np.stack([np.ones(7), NEW["t"]], axis=1)
@@ -91,7 +91,7 @@ class TestExactPosterior:
     def test_surface_equals_an_update(self):
         """New rows change a surface as `update_random_effects` would."""
         rows = {**NEW, "x": np.where(np.isnan(NEW["x"]), 0.0, NEW["x"])}
-        model = known([lmm.SpatialEffect(("east", "north"), length_scale=1.0, num_features=30)])
+        model = known([lmm.SpatialEffect(("east", "north"), length_scale=1.0, num_inducing=30)])
         found = model.condition(rows, on="east_north")
         model.update_random_effects(rows)
         mean, _ = model.term_effects("east_north", rows)

@@ -12,7 +12,11 @@ from reference import blup, dense_design, kernel_matrix, normal_kl
 from keras_lmmvae import design, kernels
 from keras_lmmvae.effects import RandomIntercept, RandomSlopes
 from keras_lmmvae.layers import ConjugatePosterior
-from keras_lmmvae.layers.fold_moments import agreed_term_covariance, fold_moments, sample_prior
+from keras_lmmvae.layers.fold_moments import (
+    agreed_coefficient_covariance,
+    fold_moments,
+    sample_prior,
+)
 
 FEATURES = 3
 NOISE = np.array([0.5, 1.0, 2.0], np.float32)
@@ -49,9 +53,9 @@ class Case:
     def exact(self, folds: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Dense BLUP: tables `(levels, m, p)` and covariances `(levels, p, m, m)`."""
         levels = self.posterior.num_levels * (2 if folds else 1)
-        size = self.posterior.num_terms
+        size = self.posterior.basis_size
         codes = self.own_codes if folds else self.codes
-        prior = np.kron(np.eye(levels), self.posterior.term_covariance.numpy())
+        prior = np.kron(np.eye(levels), self.posterior.coefficient_covariance.numpy())
         dense = dense_design(codes, self.basis, levels)
         mean, covariance = blup(self.values, dense, NOISE, EFFECT, prior, self.weights)
         blocks = covariance.reshape(FEATURES, levels, size, levels, size)
@@ -100,7 +104,7 @@ def make_case(name: str, rows: int = 60, weighted: bool = False) -> Case:
     posterior.build()
     posterior.effect_variance.assign(EFFECT)
     if is_learned:
-        posterior.term_covariance.assign(PSI)
+        posterior.coefficient_covariance.assign(PSI)
     case = Case(posterior, codes, fold, basis, values, weights)
     own = tf.constant(case.own_codes)
     tensor = None if basis is None else tf.constant(basis)
@@ -238,14 +242,14 @@ class TestReading:
             prior = case.posterior.prior_contribution_variance(case.basis, len(case.codes))
             np.testing.assert_allclose(actual, prior, rtol=1e-4, err_msg=name)
             phi = np.ones((1, 1)) if case.basis is None else case.basis
-            psi = case.posterior.term_covariance.numpy()
+            psi = case.posterior.coefficient_covariance.numpy()
             expected = np.einsum("bi,ij,bj->b", phi, psi, phi)[:, None] * EFFECT
             np.testing.assert_allclose(prior, np.broadcast_to(expected, prior.shape), rtol=1e-4)
 
     def test_marginal_variances(self, case):
         """Variances of combinations of every level's effects are c' cov c."""
         _, covariance = case.exact(folds=False)
-        rows = np.random.default_rng(4).normal(size=(4, case.posterior.num_terms))
+        rows = np.random.default_rng(4).normal(size=(4, case.posterior.basis_size))
         rows = rows.astype(np.float32)
         expected = np.einsum("ci,lfij,cj->lcf", rows, covariance, rows)
         actual = case.posterior.marginal_variances(tf.constant(rows), NOISE)
@@ -262,7 +266,7 @@ class TestReading:
             case.solve()
         else:
             mean = np.zeros_like(mean)
-        psi = case.posterior.term_covariance.numpy().astype(np.float64)
+        psi = case.posterior.coefficient_covariance.numpy().astype(np.float64)
         expected = sum(
             normal_kl(mean[level, :, f], covariance[level, f], EFFECT[f] * psi)
             for level in range(len(mean))
@@ -307,7 +311,7 @@ class TestPooling:
         np.testing.assert_array_equal(tables[:, :levels].reshape(case.table.shape), case.table)
         np.testing.assert_array_equal(tables[:, levels:], 0.0)
         np.testing.assert_array_equal(larger.effect_variance, EFFECT)
-        np.testing.assert_array_equal(larger.term_covariance, PSI)
+        np.testing.assert_array_equal(larger.coefficient_covariance, PSI)
 
 
 def simulated_folds(
@@ -327,7 +331,7 @@ def simulated_folds(
     effects = root @ rng.normal(size=(levels, size, width)) * np.sqrt(effect)
     signal = np.einsum("bm,bmf->bf", basis, effects[codes % levels])
     values = signal + rng.normal(size=signal.shape) * np.sqrt(noise)
-    posterior = ConjugatePosterior(levels, size, width, learn_term_covariance=size > 1)
+    posterior = ConjugatePosterior(levels, size, width, learn_coefficient_covariance=size > 1)
     posterior.build()
     posterior.set_design(
         design.gram(codes, tf.constant(basis), 2 * levels), design.count(codes, 2 * levels)
@@ -343,7 +347,11 @@ def update_variances(posterior: ConjugatePosterior, noise: np.ndarray) -> None:
     """What a model of one term does between epochs: the prior that the folds agree on."""
     tables = tf.convert_to_tensor(posterior.fold_effects)
     product, factor = fold_moments(posterior, tables, noise)
-    psi = agreed_term_covariance(posterior, noise) if posterior.learn_term_covariance else None
+    psi = (
+        agreed_coefficient_covariance(posterior, noise)
+        if posterior.learn_coefficient_covariance
+        else None
+    )
     posterior.set_prior(np.divide(product, factor), psi, noise)
 
 
@@ -365,7 +373,7 @@ class TestVariances:
             update_variances(posterior, self.NOISE)
         error = posterior.effect_variance.numpy() / self.EFFECT - 1
         assert (np.abs(error) < [0.65, 0.25, 0.15, 0.13]).all(), error
-        np.testing.assert_allclose(posterior.term_covariance, psi, atol=0.13)
+        np.testing.assert_allclose(posterior.coefficient_covariance, psi, atol=0.13)
 
     def test_update_does_not_depend_on_where_it_starts(self):
         """The fixed point is one, whatever the variances were before."""
@@ -377,7 +385,9 @@ class TestVariances:
             posterior.fold_effects.assign(posterior.apply_inverse(scores, self.NOISE))
             for _ in range(60):
                 update_variances(posterior, self.NOISE)
-            found.append([*posterior.effect_variance.numpy(), *np.ravel(posterior.term_covariance)])
+            found.append(
+                [*posterior.effect_variance.numpy(), *np.ravel(posterior.coefficient_covariance)]
+            )
         np.testing.assert_allclose(found[0], found[1], rtol=0.02, atol=0.01)
 
     def test_first_update_is_close_at_once(self):
@@ -407,10 +417,10 @@ class TestVariances:
 
     def test_prior_draws_have_the_prior_covariance(self):
         """`sample_prior`: covariance effect_variance * Psi, within 5 / sqrt(levels)."""
-        posterior = ConjugatePosterior(4000, 3, FEATURES, learn_term_covariance=True)
+        posterior = ConjugatePosterior(4000, 3, FEATURES, learn_coefficient_covariance=True)
         posterior.build()
         posterior.effect_variance.assign(EFFECT)
-        posterior.term_covariance.assign(PSI)
+        posterior.coefficient_covariance.assign(PSI)
         draws = sample_prior(posterior, seed=0).numpy() / np.sqrt(EFFECT)
         for feature in range(FEATURES):
             covariance = draws[:, :, feature].T @ draws[:, :, feature] / 4000
@@ -465,8 +475,8 @@ class TestEquivalence:
             term.finalize_state()
             encoded.append(term.encode(columns))
             assert term.basis(encoded[-1]) is None
-            assert not term.learn_term_covariance
-            assert (term.num_levels, term.num_terms) == (3, 1)
+            assert not term.learn_coefficient_covariance
+            assert (term.num_levels, term.basis_size) == (3, 1)
         np.testing.assert_array_equal(encoded[0]["codes"], encoded[1]["codes"])
 
     def test_constant_basis_is_no_basis(self):

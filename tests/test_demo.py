@@ -20,7 +20,7 @@ def test_demo_writes_everything_and_serves(tmp_path: Path) -> None:
     """All methods on both splits, pictures that are not blank, a model that answers."""
     text = io.StringIO()
     console = Console(file=text, width=120)
-    results = demo.run(tmp_path, epochs=2, num_features=32, num_rows=2000, console=console)
+    results = demo.run(tmp_path, epochs=2, num_inducing=32, num_rows=2000, console=console)
     assert set(results["method"]) == set(demo.METHODS)
     assert set(results["split"]) == set(demo.SPLITS.values())
     assert np.isfinite(results["mse"]).all()

@@ -104,7 +104,7 @@ class TestHealthy:
             data |= {"east": places[:, 0], "north": places[:, 1]}
             waves = np.sin(3 * places @ rng.normal(size=(2, 6)) + rng.uniform(0, 6, 6))
             data["x"] += 1.5 * waves
-            terms = [lmm.SpatialEffect(("east", "north"), num_features=30)]
+            terms = [lmm.SpatialEffect(("east", "north"), num_inducing=30)]
         elif kind == "missing":
             data = make_data()
             data["x"][rng.uniform(size=(800, 6)) < 0.2] = np.nan
@@ -255,7 +255,7 @@ class TestSick:
         data |= {"east": data["store"] % 3 * 1.0, "north": data["store"] // 3 * 1.0}
 
         def found(**options: Any) -> Diagnosis:
-            term = lmm.SpatialEffect(("east", "north"), num_features=50, **options)
+            term = lmm.SpatialEffect(("east", "north"), num_inducing=50, **options)
             model = small_model([term])
             model.adapt(data)
             model.random_effects[0].set_scaled_length_scale(scale)

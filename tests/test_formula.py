@@ -40,8 +40,8 @@ SAME = {
     "gp(lon, lat, kernel=matern32, length_scale=0.3)": [
         Surface(("lon", "lat"), kernel="matern32", length_scale=0.3)
     ],
-    "gp(e, metric='euclidean', num_features=9, seed=2, name=\"a line\", length_scale=None)": [
-        Surface(("e",), num_features=9, seed=2, name="a line")
+    "gp(e, metric='euclidean', num_inducing=9, seed=2, name=\"a line\", length_scale=None)": [
+        Surface(("e",), num_inducing=9, seed=2, name="a line")
     ],
     "( 1 | `my store` )\n + gp(größe)": [Intercept("my store"), Surface(("größe",))],
 }

@@ -639,7 +639,7 @@ def test_amortized_surface_answers():
     rng = np.random.default_rng(0)
     rows = {"x": rng.normal(size=(300, 4)), "lon": rng.uniform(size=300)}
     rows |= {"lat": rng.uniform(size=300)}
-    surface = lmm.SpatialEffect(("lon", "lat"), num_features=20)
+    surface = lmm.SpatialEffect(("lon", "lat"), num_inducing=20)
     model = lmm.LMMVAE(1, [surface], hidden_units=(8,), posterior="amortized", seed=0)
     model.adapt(rows)
     model.compile("adam")

@@ -40,7 +40,7 @@ def spatial() -> Fitted:
     rng = np.random.default_rng(0)
     lon, lat = rng.uniform(size=(2, 120))
     data = {"x": rng.normal(size=(120, 4)) + np.sin(5 * lon)[:, None], "lon": lon, "lat": lat}
-    return fit([lmm.SpatialEffect(("lon", "lat"), num_features=20)], data), data
+    return fit([lmm.SpatialEffect(("lon", "lat"), num_inducing=20)], data), data
 
 
 @pytest.fixture(scope="module")

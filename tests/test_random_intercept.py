@@ -81,7 +81,7 @@ class TestLevels:
         """Null is no level."""
         term = adapted(keys)
         assert term.level_names() == levels
-        assert (term.num_levels, term.num_terms) == (len(levels), 1)
+        assert (term.num_levels, term.basis_size) == (len(levels), 1)
         assert term.is_adapted
 
     def test_chunks_give_the_same_levels(self):
@@ -171,6 +171,6 @@ def test_base_leaves_the_structure_to_subclasses():
     ):
         with pytest.raises(NotImplementedError):
             call()
-    assert term.term_names() == ["intercept"]
+    assert term.coefficient_names() == ["intercept"]
     np.testing.assert_array_equal(term.user_basis(), [[1.0]])
     assert not term.has_learned_basis

@@ -54,10 +54,10 @@ class TestArguments:
     def test_terms_have_names(self):
         """The intercept, powers of the time, covariates."""
         term = RandomSlopes("patient", time="t", degree=3, covariates=["dose"])
-        assert term.term_names() == ["intercept", "t", "t^2", "t^3", "dose"]
+        assert term.coefficient_names() == ["intercept", "t", "t^2", "t^3", "dose"]
         assert term.columns == ("patient", "t", "dose")
-        assert term.num_terms == 5
-        assert term.learn_term_covariance
+        assert term.basis_size == 5
+        assert term.learn_coefficient_covariance
 
     def test_something_to_be_linear_in_is_needed(self):
         """The error points to the random intercept."""
@@ -105,13 +105,16 @@ class TestArguments:
         clone = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))
         assert type(clone) is RandomSlopes
         assert clone.get_config() == term.get_config()
-        assert clone.term_names() == term.term_names()
+        assert clone.coefficient_names() == term.coefficient_names()
 
     def test_numpy_arguments_are_saved(self):
         """A degree that came out of a computation is a degree."""
         term = RandomSlopes("patient", time="t", degree=np.int64(2))
         config = keras.saving.serialize_keras_object(term)
-        assert keras.saving.deserialize_keras_object(config).term_names() == term.term_names()
+        assert (
+            keras.saving.deserialize_keras_object(config).coefficient_names()
+            == term.coefficient_names()
+        )
 
 
 class TestBasis:
@@ -139,7 +142,7 @@ class TestBasis:
         """basis_internal @ c == basis_user @ (user_basis @ c), for any coefficients c."""
         data = table(2.0)
         term = adapted(data, **options)
-        coefficients = np.random.default_rng(1).normal(size=(term.num_terms, 3))
+        coefficients = np.random.default_rng(1).normal(size=(term.basis_size, 3))
         inputs = np.column_stack([data[name].astype(float) for name in term.columns[1:]])
         scaled = (inputs - term.scaling.center) / term.scaling.spread
         powers = term.degree if term.time else 0
@@ -185,8 +188,8 @@ class TestDegreeZero:
         np.testing.assert_array_equal(encoded["codes"], expected["codes"])
         assert slopes.basis(encoded) is None
         assert slopes.columns == intercept.columns
-        assert slopes.term_names() == intercept.term_names()
-        assert not slopes.learn_term_covariance
+        assert slopes.coefficient_names() == intercept.coefficient_names()
+        assert not slopes.learn_coefficient_covariance
         np.testing.assert_array_equal(slopes.user_basis(), [[1.0]])
 
     def test_constant_time_is_no_obstacle(self):
@@ -196,7 +199,7 @@ class TestDegreeZero:
     def test_covariates_keep_their_slopes(self):
         """Only the powers of the time are gone."""
         term = adapted(table(), time="t", degree=0, covariates=["dose"])
-        assert term.term_names() == ["intercept", "dose"]
+        assert term.coefficient_names() == ["intercept", "dose"]
         assert basis_of(term, table()).shape == (N, 2)
 
 
@@ -218,7 +221,7 @@ class TestRows:
         assert encoded["codes"].numpy().tolist() == [1, NULL_CODE]
         np.testing.assert_array_equal(encoded["inputs"][1], 0.0)
         assert np.isfinite(basis).all()
-        effects = tf.ones((term.num_levels, term.num_terms, 2))
+        effects = tf.ones((term.num_levels, term.basis_size, 2))
         contribution = design.product(effects, encoded["codes"], basis).numpy()
         np.testing.assert_array_equal(contribution[1], 0.0)
         one, both = (

@@ -15,7 +15,7 @@ MODEL = {"latent_dim": 1, "hidden_units": [4]}
 TERMS = [
     lmm.RandomIntercept("store", name="shop"),
     lmm.RandomSlopes("patient", time="t", degree=2, covariates=["dose"]),
-    lmm.SpatialEffect(("lon", "lat"), kernel="matern32", length_scale=2.0, num_features=9),
+    lmm.SpatialEffect(("lon", "lat"), kernel="matern32", length_scale=2.0, num_inducing=9),
 ]
 
 

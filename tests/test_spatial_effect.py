@@ -62,7 +62,7 @@ class TestExactBasis:
         points = places(30)
         term = adapted(np.repeat(points, 3, axis=0), kernel=kernel, length_scale=length_scale)
         phi = basis_of(term, points)
-        assert (term.num_levels, term.num_terms) == (1, 30)
+        assert (term.num_levels, term.basis_size) == (1, 30)
         assert term.fitted_length_scale == pytest.approx(length_scale, rel=1e-6)
         expected = kernel_matrix(kernel, length_scale, points, points)
         # float32 distances of nearly zero, off by 1e-3, weigh in where the kernel has a kink.
@@ -92,7 +92,7 @@ class TestExactBasis:
         term.posterior.effect_variance.assign([variance])
 
         phi = basis_of(term, rows)
-        precision = phi.T @ phi / noise + np.eye(term.num_terms) / variance
+        precision = phi.T @ phi / noise + np.eye(term.basis_size) / variance
         covariance = np.linalg.inv(precision)
         coefficients = covariance @ phi.T @ values / noise
         process = KERNELS["rbf"](np.sqrt(np.float64(variance)), np.float64(length_scale))
@@ -126,7 +126,7 @@ class TestExactBasis:
     def test_the_noise_holds_the_average_of_what_is_left_out(self):
         """Few inducing points leave a share out everywhere: only what exceeds it is added."""
         rows = places(300)
-        term = adapted(rows, length_scale=0.3, kernel="matern12", num_features=20)
+        term = adapted(rows, length_scale=0.3, kernel="matern12", num_inducing=20)
         term.posterior.effect_variance.assign([2.0, 2.0])
         basis = tf.constant(basis_of(term, rows), tf.float32)
         codes = tf.zeros(len(rows), tf.int32)
@@ -138,7 +138,7 @@ class TestExactBasis:
         np.testing.assert_allclose(excess, expected, atol=1e-4)
         full = term.unmodelled_variance(codes, basis).numpy()[:, 0]
         assert excess.mean() < 0.5 * full.mean()
-        far = term.excess_variance(codes[:1], tf.zeros((1, term.num_terms))).numpy()
+        far = term.excess_variance(codes[:1], tf.zeros((1, term.basis_size))).numpy()
         np.testing.assert_allclose(far, 2.0 * captured.mean(), rtol=1e-4)
 
     def test_one_coordinate_is_a_line(self):
@@ -154,21 +154,21 @@ class TestInducingPoints:
     def test_few_points_carry_a_smooth_process(self):
         """400 locations on 64 points: the kernel matrix within 0.02 at a length scale of 3."""
         points = places(400)
-        term = adapted(points, num_features=64, length_scale=3.0)
+        term = adapted(points, num_inducing=64, length_scale=3.0)
         phi = basis_of(term, points)
-        assert term.num_terms == 64
+        assert term.basis_size == 64
         error = np.abs(phi @ phi.T - kernel_matrix("rbf", 3.0, points, points))
         assert error.max() < 0.02
 
     def test_projection_never_adds_variance(self):
         """|phi|**2 <= 1: what is left out is left out."""
         points = places(300)
-        term = adapted(points, num_features=32, kernel="matern12", length_scale=1.0)
+        term = adapted(points, num_inducing=32, kernel="matern12", length_scale=1.0)
         assert (basis_of(term, points) ** 2).sum(axis=1).max() <= 1.0 + 1e-4
 
     def test_the_seed_fixes_the_points(self):
         """The same seed, the same points; another, others."""
-        names = [adapted(places(100), num_features=9, seed=s).level_names() for s in (0, 0, 1)]
+        names = [adapted(places(100), num_inducing=9, seed=s).level_names() for s in (0, 0, 1)]
         assert names[0] == names[1] != names[2]
 
     def test_chunks_give_the_same_points(self):
@@ -276,7 +276,7 @@ class TestRows:
         assert encoded["codes"].numpy().tolist() == [0, NULL_CODE, NULL_CODE]
         np.testing.assert_array_equal(encoded["inputs"][1:], 0.0)
         assert np.isfinite(basis).all()
-        contribution = design.product(tf.ones((1, term.num_terms, 2)), encoded["codes"], basis)
+        contribution = design.product(tf.ones((1, term.basis_size, 2)), encoded["codes"], basis)
         np.testing.assert_array_equal(contribution[1:], 0.0)
         unmodelled = term.unmodelled_variance(encoded["codes"], basis).numpy()
         np.testing.assert_array_equal(unmodelled[1:], 0.0)
@@ -342,8 +342,8 @@ class TestErrors:
             ({"length_scale": -1}, "`length_scale`, .*above 0. Received: length_scale=-1"),
             ({"length_scale": np.nan}, "`length_scale`, .*Received: length_scale=nan"),
             ({"length_scale": "1"}, "`length_scale`, .*Received: length_scale='1'"),
-            ({"num_features": 0}, "`num_features`, .*at least 1. Received: num_features=0"),
-            ({"num_features": 2.5}, "`num_features`, .*Received: num_features=2.5"),
+            ({"num_inducing": 0}, "`num_inducing`, .*at least 1. Received: num_inducing=0"),
+            ({"num_inducing": 2.5}, "`num_inducing`, .*Received: num_inducing=2.5"),
             ({"seed": -1}, "`seed`, expected an integer of at least 0. Received: seed=-1"),
             ({"seed": None}, "`seed`, .*Received: seed=None"),
         ],
@@ -390,7 +390,7 @@ class TestErrors:
         term.reset_state()
         term.update_state(term.prepare(columns_of(places(8))))
         term.finalize_state()
-        assert term.num_terms == 8
+        assert term.basis_size == 8
         assert max(term.scaling.center) < 10.0
 
 

@@ -67,7 +67,7 @@ class TestAgainstREML:
         model = fitted([lmm.RandomSlopes("store", time="t")], {**data, "x": data["slopes"]})
         reml = smf.mixedlm("y ~ 0", frame, groups="store", re_formula="~ t").fit(reml=True)
         components = model.variance_components()[0]
-        psi = model.term_covariance("store")
+        psi = model.coefficient_covariance("store")
         covariance = psi * (components["store: t"] / psi.loc["t", "t"])
         assert covariance.loc["intercept", "intercept"] == pytest.approx(
             components["store: intercept"], rel=1e-5

@@ -17,7 +17,7 @@ a pipeline, cross-validate it by group and search its parameters.
 | `lmer(price ~ 1 + (1 | cell), df)` | `LMMVAE(2, "(1 | cell)")`, all features at once |
 | `(1 + t | patient)`, `(1 | school/class)` | the same formulas, and `gp(lon, lat)` |
 | `ranef(fit)`, with `condVar = TRUE` | `random_effects_table("cell")`, with `std=True` |
-| `VarCorr(fit)` | `variance_components()`; correlations: `term_covariance("patient")` |
+| `VarCorr(fit)` | `variance_components()`; correlations: `coefficient_covariance("patient")` |
 | `confint(fit)` | `variance_intervals()` |
 | `predict(fit, re.form = NA)` | `reconstruct(data, include_effects=False)` |
 | `predict(fit, new, allow.new.levels = TRUE)` | `reconstruct(new)`; unknown levels are no error |

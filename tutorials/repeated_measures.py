@@ -148,13 +148,13 @@ first: nearly all is in the latent, for two numbers describe a season well whoev
 the players keep only what two numbers cannot say: steals, home runs, the hits by pitch. Neither
 is wrong. What groups differ in can be described by the latent or by effects; say which you want.
 
-`term_covariance` is the shape that all counts share: how level and slopes go together.
+`coefficient_covariance` is the shape that all counts share: how level and slopes go together.
 """
 
 # %%
-shape = model.term_covariance("player").to_numpy()
+shape = model.coefficient_covariance("player").to_numpy()
 deviations = np.sqrt(np.diag(shape))
-names = model.term_covariance("player").index
+names = model.coefficient_covariance("player").index
 print(pd.DataFrame(shape / np.outer(deviations, deviations), names, names).round(2))
 
 # %% [markdown]

@@ -30,7 +30,7 @@ import pandas as pd
 import keras_lmmvae as lmm
 
 FAST = os.environ.get("KERAS_LMMVAE_FAST") == "1"
-SURFACE = "gp(easting, northing, kernel=matern12" + (", num_features=48)" if FAST else ")")
+SURFACE = "gp(easting, northing, kernel=matern12" + (", num_inducing=48)" if FAST else ")")
 
 houses = lmm.datasets.load_houses()
 features = lmm.datasets.houses_features(houses)

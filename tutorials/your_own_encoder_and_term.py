@@ -177,11 +177,11 @@ The model does the rest: closed-form effects, variances, tables, intervals, savi
 - `prepare` checks the columns on the host,
 - `encode` gives codes and numbers as tensors, also in input pipelines and when served,
 - `basis` turns the numbers into `(b, m)`,
-- `term_names` names the `m` coefficients,
+- `coefficient_names` names the `m` coefficients,
 - `get_config` gives back the arguments of `__init__`.
 
 Sine and cosine share one variance, so every phase is equally likely beforehand. Set
-`learn_term_covariance = True` in the class to learn their covariance instead. The decorator
+`learn_coefficient_covariance = True` in the class to learn their covariance instead. The decorator
 registers the class, so that a saved model finds it.
 """
 
@@ -194,7 +194,7 @@ class Season(GroupedEffect):
     def __init__(self, column, month, name="season"):
         super().__init__(column, (month,), name)
         self.month = month
-        self.num_terms = 2
+        self.basis_size = 2
 
     def prepare(self, data):
         return {**super().prepare(data), self.month: as_float_column(self.month, data[self.month])}
@@ -208,7 +208,7 @@ class Season(GroupedEffect):
         angle = encoded["inputs"] * (2 * np.pi / 12)  # (b, 1)
         return tf.concat([tf.sin(angle), tf.cos(angle)], axis=1)
 
-    def term_names(self):
+    def coefficient_names(self):
         return ["sine", "cosine"]
 
     def typical_values(self):

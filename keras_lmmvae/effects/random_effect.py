@@ -41,7 +41,7 @@ class RandomEffect(keras.layers.Layer):
             features, or the name is not a string.
     """
 
-    learn_term_covariance = False
+    learn_coefficient_covariance = False
     posterior: ConjugatePosterior
     """The table of effects; made by `build_posterior`."""
 
@@ -51,7 +51,7 @@ class RandomEffect(keras.layers.Layer):
         self.label = name
         self.columns = columns
         self.num_levels = 0
-        self.num_terms = 1
+        self.basis_size = 1
         self.aggregator = RandomEffectsAggregator(name="aggregator", dtype="float32")
         self.design_matrix = DesignMatrixLayer(name="design_matrix", dtype="float32")
 
@@ -66,7 +66,7 @@ class RandomEffect(keras.layers.Layer):
         raise NotImplementedError
 
     def finalize_state(self) -> None:
-        """Ends `adapt`: sets `num_levels` and `num_terms`."""
+        """Ends `adapt`: sets `num_levels` and `basis_size`."""
         raise NotImplementedError
 
     def reset_state(self) -> None:
@@ -96,13 +96,13 @@ class RandomEffect(keras.layers.Layer):
         """Keys of the levels, in the order of their codes."""
         raise NotImplementedError
 
-    def term_names(self) -> list[str]:
+    def coefficient_names(self) -> list[str]:
         """Names of the basis functions."""
         return ["intercept"]
 
     def user_basis(self) -> np.ndarray:
         """Matrix `(m, m)` from the internal coefficients to those of the columns as given."""
-        return np.eye(self.num_terms)
+        return np.eye(self.basis_size)
 
     # Shared ---------------------------------------------------------------------------------
 
@@ -114,9 +114,9 @@ class RandomEffect(keras.layers.Layer):
         """Makes the state of the term; its sizes are known after `adapt`."""
         self.posterior = ConjugatePosterior(
             self.num_levels,
-            self.num_terms,
+            self.basis_size,
             num_features,
-            learn_term_covariance=self.learn_term_covariance,
+            learn_coefficient_covariance=self.learn_coefficient_covariance,
             has_folds=not is_amortized,
             name="posterior",
         )
@@ -219,7 +219,7 @@ class RandomEffect(keras.layers.Layer):
     @property
     def code_size(self) -> int:
         """Number `c` of code vectors of a row."""
-        return self.num_terms
+        return self.basis_size
 
     @property
     def num_aggregates(self) -> int:
@@ -253,12 +253,12 @@ class RandomEffect(keras.layers.Layer):
 
     def adapted_state(self) -> dict[str, Any]:
         """What `adapt` found, as plain numbers and strings for the saved configuration."""
-        return {"num_levels": self.num_levels, "num_terms": self.num_terms}
+        return {"num_levels": self.num_levels, "basis_size": self.basis_size}
 
     def restore_adapted_state(self, state: dict[str, Any]) -> None:
         """Takes back what `adapted_state` gave."""
         self.num_levels = state["num_levels"]
-        self.num_terms = state["num_terms"]
+        self.basis_size = state["basis_size"]
 
     def require_adapted(self) -> None:
         if not self.is_adapted:

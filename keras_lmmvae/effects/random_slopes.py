@@ -43,7 +43,7 @@ class RandomSlopes(GroupedEffect):
 
     Example:
         >>> import keras_lmmvae as lmm
-        >>> lmm.RandomSlopes("patient", time="t", degree=2).term_names()
+        >>> lmm.RandomSlopes("patient", time="t", degree=2).coefficient_names()
         ['intercept', 't', 't^2']
 
     References:
@@ -51,7 +51,7 @@ class RandomSlopes(GroupedEffect):
         - Laird, N. M. & Ware, J. H. (1982), Random-effects models for longitudinal data.
     """
 
-    learn_term_covariance = True
+    learn_coefficient_covariance = True
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class RandomSlopes(GroupedEffect):
         self.degree = degree
         self.covariates = tuple(covariates)
         self.scaling = ColumnScaling(numbers)
-        self.num_terms = 1 + powers + len(self.covariates)
-        self.learn_term_covariance = self.num_terms > 1
+        self.basis_size = 1 + powers + len(self.covariates)
+        self.learn_coefficient_covariance = self.basis_size > 1
 
     @property
     def _powers(self) -> int:
@@ -93,11 +93,11 @@ class RandomSlopes(GroupedEffect):
 
     def update_state(self, columns: dict[str, np.ndarray]) -> None:
         super().update_state(columns)
-        if self.num_terms > 1:
+        if self.basis_size > 1:
             self.scaling.update_state(columns)
 
     def finalize_state(self) -> None:
-        if self.num_terms > 1:
+        if self.basis_size > 1:
             self.scaling.finalize_state()
         super().finalize_state()
 
@@ -109,7 +109,7 @@ class RandomSlopes(GroupedEffect):
         self, columns: dict[str, tf.Tensor], tables: dict[str, Any] | None = None
     ) -> Encoded:
         codes = self.grouping.lookup(columns[self.column], tables)
-        if self.num_terms == 1:
+        if self.basis_size == 1:
             return {"codes": codes}
         inputs = self.scaling.scale(columns)  # (b, c)
         inputs, are_finite = finite_or_zero(inputs)
@@ -120,7 +120,7 @@ class RandomSlopes(GroupedEffect):
         }
 
     def basis(self, encoded: Encoded) -> tf.Tensor | None:
-        if self.num_terms == 1:
+        if self.basis_size == 1:
             return None
         inputs = encoded["inputs"]
         powers = [inputs[:, :1] ** power for power in range(1, self._powers + 1)]
@@ -130,14 +130,14 @@ class RandomSlopes(GroupedEffect):
     def typical_values(self) -> dict[str, float]:
         return dict(zip(self.scaling.columns, self.scaling.center, strict=True))
 
-    def term_names(self) -> list[str]:
+    def coefficient_names(self) -> list[str]:
         powers = [f"{self.time}^{power}" for power in range(2, self._powers + 1)]
         time = [str(self.time)] if self._powers else []
         return ["intercept", *time, *powers, *self.covariates]
 
     def user_basis(self) -> np.ndarray:
         """Undoes centring and scaling: `((t - c) / s)**k` expanded in powers of `t`."""
-        matrix = np.zeros((self.num_terms, self.num_terms))
+        matrix = np.zeros((self.basis_size, self.basis_size))
         matrix[0, 0] = 1.0
         scales = list(zip(self.scaling.center, self.scaling.spread, strict=True))
         if self._powers:

@@ -45,8 +45,8 @@ class SpatialEffect(RandomEffect):
 
     The process is written as `phi(s) @ coefficients` with Karhunen-Loeve features `phi` of
     the kernel on inducing points: exact when every distinct location is one of them (up to
-    `num_features` locations), a projection of the process otherwise. The effect at new
-    coordinates is the process's prediction there. Each row costs O(num_features**2).
+    `num_inducing` locations), a projection of the process otherwise. The effect at new
+    coordinates is the process's prediction there. Each row costs O(num_inducing**2).
 
     Args:
         columns: Names of the coordinate columns; (longitude, latitude) for "haversine".
@@ -54,7 +54,7 @@ class SpatialEffect(RandomEffect):
         length_scale: Positive float in the units of the coordinates ("haversine":
             kilometres), fixed; `None`: learned by maximum marginal likelihood.
         metric: "euclidean", or "haversine" for degrees on the globe.
-        num_features: Positive int, most inducing points.
+        num_inducing: Positive int, most inducing points.
         name: Optional string, the term's name. Defaults to the joined columns.
         seed: Int that fixes the choice of the inducing points.
 
@@ -78,7 +78,7 @@ class SpatialEffect(RandomEffect):
         kernel: str = "rbf",
         length_scale: float | None = None,
         metric: str = "euclidean",
-        num_features: int = 256,
+        num_inducing: int = 256,
         name: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -89,7 +89,7 @@ class SpatialEffect(RandomEffect):
             )
         kernels.check_kernel(kernel)
         check_metric(metric, columns)
-        check_positive("num_features", num_features, integer=True, minimum=1)
+        check_positive("num_inducing", num_inducing, integer=True, minimum=1)
         if length_scale is not None:
             check_positive("length_scale", length_scale)
         check_positive("seed", seed, integer=True)
@@ -97,7 +97,7 @@ class SpatialEffect(RandomEffect):
         self.kernel = kernel
         self.length_scale = length_scale
         self.metric = metric
-        self.num_features = num_features
+        self.num_inducing = num_inducing
         self.seed = seed
         self.num_levels = 0
         axes = ("_x", "_y", "_z") if metric == "haversine" else self.columns
@@ -137,13 +137,13 @@ class SpatialEffect(RandomEffect):
                 "least. " + received(places=min(len(places), 1))
             ) from error
         scaled = (places - self.scaling.center) / np.array(self.scaling.spread)
-        if len(scaled) > self.num_features:
+        if len(scaled) > self.num_inducing:
             clusters = MiniBatchKMeans(
-                self.num_features, random_state=self.seed, n_init=1, batch_size=4096
+                self.num_inducing, random_state=self.seed, n_init=1, batch_size=4096
             )
             scaled = clusters.fit(scaled).cluster_centers_
         self._initial_points = scaled.astype(np.float32)
-        self.num_levels, self.num_terms = 1, len(scaled)
+        self.num_levels, self.basis_size = 1, len(scaled)
         self._places = self._places[:0]
 
     def reset_state(self) -> None:
@@ -151,7 +151,7 @@ class SpatialEffect(RandomEffect):
         self._places = self._places[:0]
 
     def build_basis(self, is_amortized: bool) -> None:
-        size, width = self.num_terms, len(self.scaling.columns)
+        size, width = self.basis_size, len(self.scaling.columns)
 
         def state(name: str, shape: tuple[int, ...]) -> keras.Variable:
             return self.add_weight(
@@ -240,7 +240,7 @@ class SpatialEffect(RandomEffect):
     def excess_variance(self, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor | float:
         """The same in excess of its average over the training rows, which the noise holds."""
         posterior = self.posterior
-        total = tf.reduce_sum(posterior.gram * np.eye(self.num_terms, dtype=np.float32))
+        total = tf.reduce_sum(posterior.gram * np.eye(self.basis_size, dtype=np.float32))
         rows = tf.reduce_sum(posterior.count)
         average = tf.where(rows > 0.0, tf.math.divide_no_nan(total, rows), 1.0)
         return self._missing_variance(average, codes, basis)
@@ -259,7 +259,7 @@ class SpatialEffect(RandomEffect):
 
     @property
     def num_aggregates(self) -> int:
-        return self.num_terms
+        return self.basis_size
 
     def aggregation_codes(self, encoded: Encoded) -> tf.Tensor:
         """The nearest inducing point of every row: its location, if all of them are points."""
@@ -271,7 +271,7 @@ class SpatialEffect(RandomEffect):
 
     def aggregate_batch(self, values: tf.Tensor, encoded: Encoded) -> tf.Tensor:
         """`Z @ L @ A`: `A` the batch's mean codes by location, `L` a root of the kernel."""
-        means = design.segment_mean(values, self.aggregation_codes(encoded), self.num_terms)
+        means = design.segment_mean(values, self.aggregation_codes(encoded), self.basis_size)
         return design.product(self.table_of_means(means), encoded["codes"], self.basis_of(encoded))
 
     def table_of_means(self, means: tf.Tensor) -> tf.Tensor:
@@ -320,7 +320,7 @@ class SpatialEffect(RandomEffect):
             "kernel": self.kernel,
             "length_scale": self.length_scale,
             "metric": self.metric,
-            "num_features": self.num_features,
+            "num_inducing": self.num_inducing,
             "seed": self.seed,
             **super().get_config(),
         }

@@ -65,7 +65,7 @@ def _term_card(term: Any, components: Any) -> dict[str, Any]:
         "kind": type(term).__name__,
         "columns": list(term.columns),
         "levels": int(term.num_levels),
-        "basis": int(term.num_terms),
+        "basis": int(term.basis_size),
         "mean_variance": {name: float(components[name]) for name in component_names(term)},
     }
     length_scale = getattr(term, "fitted_length_scale", None)

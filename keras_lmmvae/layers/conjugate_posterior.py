@@ -33,9 +33,10 @@ class ConjugatePosterior(EffectTables):
 
     Args:
         num_levels: Positive int, levels `L` of the term.
-        num_terms: Positive int, basis size `m`.
+        basis_size: Positive int, basis size `m`.
         num_features: Positive int, `p`.
-        learn_term_covariance: Whether `Psi`, `(m, m)`, is learned; else it stays the identity.
+        learn_coefficient_covariance: Whether `Psi`, `(m, m)`, is learned; else it stays
+            the identity.
         has_folds: Whether the folds' tables are kept; without them only `effects` are.
 
     References:
@@ -54,17 +55,17 @@ class ConjugatePosterior(EffectTables):
 
     def prior_product(self, effects: tf.Tensor) -> tf.Tensor:
         """`inv(Psi) @ effects / effect_variance`, `(..., m, p)`."""
-        if self.learn_term_covariance:
-            effects = tf.einsum("ij,ljf->lif", self.inverse_term_covariance(), effects)
+        if self.learn_coefficient_covariance:
+            effects = tf.einsum("ij,ljf->lif", self.inverse_coefficient_covariance(), effects)
         return effects / self.effect_variance
 
-    def inverse_term_covariance(self) -> tf.Tensor:
+    def inverse_coefficient_covariance(self) -> tf.Tensor:
         """`inv(Psi)`, `(m, m)`."""
-        covariance = tf.convert_to_tensor(self.term_covariance)
-        scale = tf.linalg.trace(covariance) / self.num_terms
-        jitter = linalg.JITTER * scale * tf.eye(self.num_terms)
+        covariance = tf.convert_to_tensor(self.coefficient_covariance)
+        scale = tf.linalg.trace(covariance) / self.basis_size
+        jitter = linalg.JITTER * scale * tf.eye(self.basis_size)
         return tf.linalg.cholesky_solve(
-            tf.linalg.cholesky(covariance + jitter), tf.eye(self.num_terms)
+            tf.linalg.cholesky(covariance + jitter), tf.eye(self.basis_size)
         )
 
     def contribution_variance(
@@ -82,7 +83,7 @@ class ConjugatePosterior(EffectTables):
             Float tensor `(b, p)`, variances; 0 for negative codes.
         """
         eigenvalues = self.fold_eigenvalues if folds else self.eigenvalues
-        if self.num_levels == 1 and self.num_terms > 1:
+        if self.num_levels == 1 and self.basis_size > 1:
             variance = linalg.posterior_variance(
                 tf.convert_to_tensor(eigenvalues), noise_variance, self.effect_variance
             )
@@ -97,7 +98,7 @@ class ConjugatePosterior(EffectTables):
         if basis is None:
             result = variance[:, 0]
         else:
-            rotated = basis if self.num_terms == 1 else tf.linalg.matvec(
+            rotated = basis if self.basis_size == 1 else tf.linalg.matvec(
                 tf.gather(self.rotations(folds).value, clipped), basis, transpose_a=True
             )  # fmt: skip
             result = tf.reduce_sum(tf.square(rotated)[:, :, None] * variance, axis=1)
@@ -113,7 +114,7 @@ class ConjugatePosterior(EffectTables):
         variance = linalg.posterior_variance(
             tf.convert_to_tensor(self.eigenvalues), noise_variance, self.effect_variance
         )
-        if self.num_terms == 1:
+        if self.basis_size == 1:
             return self.variance_inflation * tf.square(basis) * variance
         rotated = tf.square(tf.einsum("cm,lmk->lck", basis, tf.convert_to_tensor(self.rotation)))
         return self.variance_inflation * tf.einsum("lck,lkf->lcf", rotated, variance)
@@ -122,7 +123,7 @@ class ConjugatePosterior(EffectTables):
         """Prior variance of a row's `Z @ B`, for levels never seen, `(b, p)`."""
         if basis is None:
             return tf.broadcast_to(self.effect_variance.value, (size, self.num_features))
-        quadratic = tf.einsum("bi,ij,bj->b", basis, self.term_covariance, basis)
+        quadratic = tf.einsum("bi,ij,bj->b", basis, self.coefficient_covariance, basis)
         return quadratic[:, None] * self.effect_variance
 
     # Learning -----------------------------------------------------------------------------
@@ -160,7 +161,7 @@ class ConjugatePosterior(EffectTables):
         variance = linalg.posterior_variance(eigenvalues, noise_variance, self.effect_variance)
         score = residual[:, None, :] if basis is None else basis[:, :, None] * residual[:, None, :]
         gradient = score / noise_variance - share[:, None, None] * self.prior_product(rows)
-        if self.num_terms == 1:
+        if self.basis_size == 1:
             change = variance * gradient
         else:
             rotation = tf.gather(self.fold_rotation.value, clipped)
@@ -192,7 +193,7 @@ class ConjugatePosterior(EffectTables):
         variance = linalg.posterior_variance(
             tf.convert_to_tensor(eigenvalues), noise_variance, self.effect_variance
         )
-        if self.num_terms == 1:
+        if self.basis_size == 1:
             return variance * values
         return linalg.apply_inverse(tf.convert_to_tensor(self.rotations(folds)), variance, values)
 
@@ -222,10 +223,10 @@ class ConjugatePosterior(EffectTables):
         mean = tf.gather(self.fold_effects.value, codes)  # (b, m, p)
         eigenvalues = tf.gather(self.fold_eigenvalues.value, codes)
         variance = linalg.posterior_variance(eigenvalues, noise_variance, self.effect_variance)
-        if self.num_terms > 1:
+        if self.basis_size > 1:
             rotation = tf.gather(self.fold_rotation.value, codes)
-            if self.learn_term_covariance:
-                mean = tf.einsum("ij,ljf->lif", self.inverse_term_covariance(), mean)
+            if self.learn_coefficient_covariance:
+                mean = tf.einsum("ij,ljf->lif", self.inverse_coefficient_covariance(), mean)
             mean = tf.matmul(rotation, mean, transpose_a=True)
         posterior = tfd.Normal(mean, tf.sqrt(variance))
         prior = tfd.Normal(tf.zeros_like(mean), tf.sqrt(self.effect_variance.value))
@@ -246,7 +247,7 @@ class ConjugatePosterior(EffectTables):
     def set_prior(
         self,
         effect_variance: np.ndarray,
-        term_covariance: tf.Tensor | None,
+        coefficient_covariance: tf.Tensor | None,
         noise_variance: tf.Tensor,
     ) -> None:
         """Sets the prior's variances and shrinks the folds' tables anew.
@@ -255,19 +256,19 @@ class ConjugatePosterior(EffectTables):
 
         Args:
             effect_variance: Float array `(p,)`; raised to the floor.
-            term_covariance: Float tensor `(m, m)`, or `None` to keep it.
+            coefficient_covariance: Float tensor `(m, m)`, or `None` to keep it.
             noise_variance: Float tensor `(p,)`.
         """
         right_sides = self.precision_product(
             noise_variance, tf.convert_to_tensor(self.fold_effects)
         )
         self.effect_variance.assign(np.maximum(effect_variance, EFFECT_VARIANCE_FLOOR))
-        if term_covariance is not None:
-            self.term_covariance.assign(term_covariance)
+        if coefficient_covariance is not None:
+            self.coefficient_covariance.assign(coefficient_covariance)
             self.refresh()
         self.fold_effects.assign(self.apply_inverse(right_sides, noise_variance))
 
     def mean_prior_share(self) -> float:
         """Prior variance of the average row's contribution, over `effect_variance`."""
-        total = tf.einsum("lij,ij->", self.gram, self.term_covariance)
+        total = tf.einsum("lij,ij->", self.gram, self.coefficient_covariance)
         return max(float(total / tf.maximum(tf.reduce_sum(self.count), 1e-6)), 1e-6)

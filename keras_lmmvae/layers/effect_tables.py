@@ -24,30 +24,31 @@ class EffectTables(keras.layers.Layer):
 
     Args:
         num_levels: Positive int, levels `L` of the term.
-        num_terms: Positive int, basis size `m`.
+        basis_size: Positive int, basis size `m`.
         num_features: Positive int, `p`.
-        learn_term_covariance: Whether `Psi`, `(m, m)`, is learned; else it stays the identity.
+        learn_coefficient_covariance: Whether `Psi`, `(m, m)`, is learned; else it stays
+            the identity.
         has_folds: Whether the folds' tables are kept; without them only `effects` are.
     """
 
     def __init__(
         self,
         num_levels: int,
-        num_terms: int,
+        basis_size: int,
         num_features: int,
-        learn_term_covariance: bool = False,
+        learn_coefficient_covariance: bool = False,
         has_folds: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(trainable=False, dtype="float32", **kwargs)
         self.num_levels = num_levels
-        self.num_terms = num_terms
+        self.basis_size = basis_size
         self.num_features = num_features
-        self.learn_term_covariance = learn_term_covariance
+        self.learn_coefficient_covariance = learn_coefficient_covariance
         self.has_folds = has_folds
 
     def build(self, input_shape: Any = None) -> None:
-        levels, size, width = self.num_levels, self.num_terms, self.num_features
+        levels, size, width = self.num_levels, self.basis_size, self.num_features
 
         def state(name: str, shape: tuple[int, ...], initializer: Any = "zeros") -> keras.Variable:
             return self.add_weight(
@@ -56,13 +57,15 @@ class EffectTables(keras.layers.Layer):
 
         self.effects = state("effects", (levels, size, width))
         self.effect_variance = state("effect_variance", (width,), "ones")
-        self.term_covariance = state("term_covariance", (size, size), keras.initializers.Identity())
+        self.coefficient_covariance = state(
+            "coefficient_covariance", (size, size), keras.initializers.Identity()
+        )
         if self.has_folds:
             self._build_folds(state)
         self.built = True
 
     def _build_folds(self, state: Callable[..., keras.Variable]) -> None:
-        levels, size, width = self.num_levels, self.num_terms, self.num_features
+        levels, size, width = self.num_levels, self.basis_size, self.num_features
         self.gram = state("gram", (levels, size, size))
         self.count = state("count", (levels,))
         self.fold_effects = state("fold_effects", (NUM_FOLDS * levels, size, width))
@@ -81,14 +84,14 @@ class EffectTables(keras.layers.Layer):
         """A copy with more levels; the new ones are at the prior."""
         copy = type(self)(
             num_levels,
-            self.num_terms,
+            self.basis_size,
             self.num_features,
-            self.learn_term_covariance,
+            self.learn_coefficient_covariance,
             self.has_folds,
             name=self.name,
         )
         copy.build()
-        for name in ("effect_variance", "term_covariance"):
+        for name in ("effect_variance", "coefficient_covariance"):
             getattr(copy, name).assign(getattr(self, name))
         copy.variance_inflation.assign(self.variance_inflation)
 
@@ -125,19 +128,19 @@ class EffectTables(keras.layers.Layer):
         for folds in (False, True):
             gram = self.fold_gram if folds else self.gram
             rotation, eigenvalues = linalg.rotate_gram(
-                tf.convert_to_tensor(gram), tf.convert_to_tensor(self.term_covariance)
+                tf.convert_to_tensor(gram), tf.convert_to_tensor(self.coefficient_covariance)
             )
             (self.fold_eigenvalues if folds else self.eigenvalues).assign(eigenvalues)
-            if self.num_terms > 1:
+            if self.basis_size > 1:
                 self.rotations(folds).assign(rotation)
 
     def served_variables(self) -> list[keras.Variable]:
         """Variables that posterior means and variances of new rows are computed from."""
-        variables = [self.effects, self.effect_variance, self.term_covariance]
+        variables = [self.effects, self.effect_variance, self.coefficient_covariance]
         if not self.has_folds:
             return variables
         variables += [self.eigenvalues, self.variance_inflation]
-        return [*variables, self.rotation] if self.num_terms > 1 else variables
+        return [*variables, self.rotation] if self.basis_size > 1 else variables
 
     def rotations(self, folds: bool) -> keras.Variable:
         """Rotations of the folds' tables, or of the common one."""
@@ -147,8 +150,8 @@ class EffectTables(keras.layers.Layer):
         return {
             "name": self.name,
             "num_levels": self.num_levels,
-            "num_terms": self.num_terms,
+            "basis_size": self.basis_size,
             "num_features": self.num_features,
-            "learn_term_covariance": self.learn_term_covariance,
+            "learn_coefficient_covariance": self.learn_coefficient_covariance,
             "has_folds": self.has_folds,
         }

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from keras_lmmvae.layers.conjugate_posterior import ConjugatePosterior
 
 __all__ = [
-    "agreed_term_covariance",
+    "agreed_coefficient_covariance",
     "drawn_variance",
     "fold_moments",
     "is_centred",
@@ -55,14 +55,14 @@ def fold_moments(
     if is_centred(posterior):
         levels = float(posterior.num_levels)
         first, second = (tf.reduce_mean(part, axis=(0, 1)) for part in tf.split(fold_effects, 2))
-        product -= levels * first * second / posterior.term_covariance[0, 0]
+        product -= levels * first * second / posterior.coefficient_covariance[0, 0]
         factor *= 1.0 - 1.0 / levels
     return product, factor
 
 
 def is_centred(posterior: ConjugatePosterior) -> bool:
     """Whether the moments of a term leave out what all its levels share: those of intercepts."""
-    return posterior.num_terms == 1
+    return posterior.basis_size == 1
 
 
 def _fold_slices(posterior: ConjugatePosterior, start: int, stop: int) -> tuple[slice, slice]:
@@ -84,12 +84,14 @@ def _moments(
         for s in slices
     ]  # (l, m, p) each
     first, second = (fold_effects[s] for s in slices)
-    if posterior.num_terms == 1:
-        product = tf.reduce_sum(first * second, axis=(0, 1)) / posterior.term_covariance[0, 0]
+    if posterior.basis_size == 1:
+        product = (
+            tf.reduce_sum(first * second, axis=(0, 1)) / posterior.coefficient_covariance[0, 0]
+        )
         return product, tf.reduce_sum(kept[0] * kept[1], axis=(0, 1))
     metric = posterior.fold_rotation[slices[1]]
-    if posterior.learn_term_covariance:
-        inverse = posterior.inverse_term_covariance()
+    if posterior.learn_coefficient_covariance:
+        inverse = posterior.inverse_coefficient_covariance()
         second = tf.einsum("ij,ljf->lif", inverse, second)
         metric = tf.einsum("ij,ljk->lik", inverse, metric)
     # Squared cosines between the axes in which the two folds are diagonal.
@@ -98,7 +100,7 @@ def _moments(
     return tf.reduce_sum(first * second, axis=(0, 1)), factor
 
 
-def agreed_term_covariance(
+def agreed_coefficient_covariance(
     posterior: ConjugatePosterior, noise_variance: tf.Tensor
 ) -> tf.Tensor | None:
     """Solves `sum B_1 B_2' = sum effect_variance A_1 Psi A_2'` for one `Psi` of all features.
@@ -112,7 +114,7 @@ def agreed_term_covariance(
         nothing, so that the shape cannot be told.
     """
     slices = _fold_slices(posterior, 0, _COVARIANCE_CHUNK)
-    inverse = posterior.inverse_term_covariance()
+    inverse = posterior.inverse_coefficient_covariance()
     shrinkages = []
     for part in slices:
         kept = linalg.shrinkage(
@@ -121,13 +123,13 @@ def agreed_term_covariance(
         rotation = posterior.fold_rotation[part]
         inverse_rotation = tf.einsum("lki,kj->lij", rotation, inverse)
         shrinkages.append(tf.einsum("lik,lkf,lkj->lfij", rotation, kept, inverse_rotation))
-    size = posterior.num_terms
+    size = posterior.basis_size
     normal = tf.einsum("f,lfab,lfcd->acbd", posterior.effect_variance, *shrinkages)
     normal = tf.reshape(normal, (size * size, size * size))
     first, second = (posterior.fold_effects[part] for part in slices)
     moment = tf.reshape(tf.einsum("laf,lcf->ac", first, second), (-1, 1))
     ridge = linalg.JITTER * tf.linalg.trace(normal) / size**2 * tf.eye(size * size)
-    current = tf.reshape(tf.convert_to_tensor(posterior.term_covariance), (-1, 1))
+    current = tf.reshape(tf.convert_to_tensor(posterior.coefficient_covariance), (-1, 1))
     solution = tf.linalg.solve(normal + ridge, moment + tf.matmul(ridge, current))
     solution = tf.reshape(solution, (size, size))
     values, vectors = tf.linalg.eigh(0.5 * (solution + tf.transpose(solution)))
@@ -140,12 +142,12 @@ def agreed_term_covariance(
 
 def sample_prior(posterior: ConjugatePosterior, seed: int) -> tf.Tensor:
     """Draws a table of effects from the prior, `(levels, m, p)`."""
-    shape = (posterior.num_levels, posterior.num_terms, posterior.num_features)
+    shape = (posterior.num_levels, posterior.basis_size, posterior.num_features)
     deviation = tf.sqrt(tf.convert_to_tensor(posterior.effect_variance))
     draws = tf.random.stateless_normal(shape, (seed, 0)) * deviation
-    if not posterior.learn_term_covariance:
+    if not posterior.learn_coefficient_covariance:
         return draws
-    values, vectors = tf.linalg.eigh(tf.convert_to_tensor(posterior.term_covariance))
+    values, vectors = tf.linalg.eigh(tf.convert_to_tensor(posterior.coefficient_covariance))
     root = vectors * tf.sqrt(tf.maximum(values, 0.0))
     return tf.einsum("ij,ljf->lif", root, draws)
 
@@ -160,6 +162,6 @@ def drawn_variance(posterior: ConjugatePosterior, effects: tf.Tensor) -> tf.Tens
         squares = tf.square(effects - tf.reduce_mean(effects, axis=0))
         return tf.reduce_sum(squares, axis=(0, 1)) / max(levels - 1, 1)
     weighted = effects
-    if posterior.learn_term_covariance:
-        weighted = tf.einsum("ij,ljf->lif", posterior.inverse_term_covariance(), effects)
+    if posterior.learn_coefficient_covariance:
+        weighted = tf.einsum("ij,ljf->lif", posterior.inverse_coefficient_covariance(), effects)
     return tf.reduce_mean(effects * weighted, axis=(0, 1))

@@ -167,7 +167,7 @@ class Conditioning(ModelPart):
         contribution = others + tf.cast(basis @ posterior.mean, tf.float32)
         mean, _ = self.latent_posterior(rows, contribution)
         scale = np.asarray(self.feature_scale, np.float64)
-        shown = basis if term.num_levels == 1 and term.num_terms > 1 else term.user_basis()
+        shown = basis if term.num_levels == 1 and term.basis_size > 1 else term.user_basis()
         return Conditioned(
             effects=shown @ posterior.mean * scale,
             standard_deviation=posterior.deviations(shown) * scale,
@@ -189,12 +189,12 @@ def _single_code(term: RandomEffect, rows: Rows) -> int:
 def _level_known(model: Any, term: RandomEffect, code: int) -> GaussianEffects:
     """What the model knows of a level: its prior (code -1) or its posterior."""
     posterior = term.posterior
-    covariance = np.asarray(posterior.term_covariance, np.float64)
+    covariance = np.asarray(posterior.coefficient_covariance, np.float64)
     variance = np.asarray(posterior.effect_variance, np.float64)
     jitter = 1e-6 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     precision = np.linalg.inv(covariance + jitter) / variance[:, None, None]
     if code == UNKNOWN_CODE:
-        return GaussianEffects(np.zeros((term.num_terms, len(variance))), precision)
+        return GaussianEffects(np.zeros((term.basis_size, len(variance))), precision)
     noise = np.asarray(model.effects_noise_variance(), np.float64)
     gram = np.asarray(posterior.gram[code], np.float64)
     mean = np.asarray(posterior.effects[code], np.float64)

@@ -47,7 +47,7 @@ class MixedModelEquations:
         self.terms = model.random_effects
         self.rows = rows
         # A pass over a chunk touches the whole tables: not more chunks than tables of their size.
-        tables = sum(2 * term.num_levels * term.num_terms for term in self.terms)
+        tables = sum(2 * term.num_levels * term.basis_size for term in self.terms)
         self.chunk_size = max(_CHUNK, tables)
         self.chunks = [self._design(group) for group in _groups(rows, self.chunk_size)]
         self._solvers = {folds: self._make_solver(folds) for folds in (True, False)}
@@ -66,7 +66,7 @@ class MixedModelEquations:
         """
         for term in self.terms:
             levels = 2 * term.num_levels
-            grams = tf.zeros((levels, term.num_terms, term.num_terms))
+            grams = tf.zeros((levels, term.basis_size, term.basis_size))
             counts = tf.zeros(levels)
             for rows in self.chunks:
                 codes = rows.codes(term, folds=True)

@@ -10,7 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lmmvae.layers.conjugate_posterior import EFFECT_VARIANCE_FLOOR
-from keras_lmmvae.layers.fold_moments import agreed_term_covariance, drawn_variance, fold_moments
+from keras_lmmvae.layers.fold_moments import (
+    agreed_coefficient_covariance,
+    drawn_variance,
+    fold_moments,
+)
 from keras_lmmvae.model import solver
 
 if TYPE_CHECKING:
@@ -116,8 +120,8 @@ def update_variances(model: LMMVAE) -> None:
     variance = _solve_moments(model, product, factor)
     for posterior, values in zip(posteriors, variance, strict=True):
         covariance = None
-        if posterior.learn_term_covariance:
-            covariance = agreed_term_covariance(posterior, noise)
+        if posterior.learn_coefficient_covariance:
+            covariance = agreed_coefficient_covariance(posterior, noise)
         posterior.set_prior(values, covariance, noise)
 
 

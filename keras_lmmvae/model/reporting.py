@@ -61,7 +61,7 @@ class Reporting(ModelPart):
         if table.shape[1] == 1:
             return pd.DataFrame(table[:, 0], _index(levels, term), columns)
         index = pd.MultiIndex.from_product(
-            [levels, term.term_names()], names=[term.label, "coefficient"]
+            [levels, term.coefficient_names()], names=[term.label, "coefficient"]
         )
         return pd.DataFrame(table.reshape(-1, self.num_features), index, columns)
 
@@ -94,14 +94,14 @@ class Reporting(ModelPart):
         rows: dict[str, np.ndarray] = {}
         for term in self.random_effects:
             variance = keras.ops.convert_to_numpy(term.posterior.effect_variance)
-            diagonal = np.diag(self.term_covariance(term.label))
+            diagonal = np.diag(self.coefficient_covariance(term.label))
             for name, share in zip(component_names(term), diagonal, strict=True):
                 rows[name] = share * variance * scale
         rows["noise"] = keras.ops.convert_to_numpy(self.noise_variance) * scale
         columns = self._feature_columns(feature_names)
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
-    def term_covariance(self, name: str) -> pd.DataFrame:
+    def coefficient_covariance(self, name: str) -> pd.DataFrame:
         """The shape `Psi` of a term's prior: covariance of its coefficients, features apart.
 
             Cov(B[l, :, f]) = effect_variance[f] * Psi
@@ -114,17 +114,17 @@ class Reporting(ModelPart):
             1 x 1 identity for terms with one coefficient and for surfaces.
         """
         term = self.find_term(name)
-        names = term.term_names()
+        names = term.coefficient_names()
         if len(names) == 1:
             return pd.DataFrame([[1.0]], names, names)
-        shape = keras.ops.convert_to_numpy(term.posterior.term_covariance).astype(np.float64)
+        shape = keras.ops.convert_to_numpy(term.posterior.coefficient_covariance).astype(np.float64)
         basis = term.user_basis()
         return pd.DataFrame(basis @ shape @ basis.T, names, names)
 
 
 def component_names(term: RandomEffect) -> list[str]:
     """The rows of `variance_components` that are a term's."""
-    names = term.term_names()
+    names = term.coefficient_names()
     return [term.label] if len(names) == 1 else [f"{term.label}: {name}" for name in names]
 
 

@@ -80,7 +80,7 @@ class VarianceIntervals(ModelPart):
         for number, term in enumerate(self.random_effects):
             for name, cumulants in self._cumulants(number):
                 estimate = _numpy(term.posterior.effect_variance)
-                if term.num_levels * term.num_terms == 1:
+                if term.num_levels * term.basis_size == 1:
                     limits[name] = np.zeros_like(estimate), np.full_like(estimate, np.inf)
                 else:
                     lower, upper = limits_of_variance(cumulants, estimate, level)
@@ -147,7 +147,7 @@ class VarianceIntervals(ModelPart):
         variance = _numpy(posterior.effect_variance)
         noise = _numpy(self.effects_noise_variance())
         parts = []
-        step = max(1, _CHUNK // (term.num_terms * self.num_features))
+        step = max(1, _CHUNK // (term.basis_size * self.num_features))
         for start in range(0, term.num_levels, step):
             levels = slice(start, min(start + step, term.num_levels))
             if direction is None:
@@ -191,8 +191,8 @@ def _kept_of_axes(posterior: Any, levels: slice, variance: Array, noise: Array) 
     """Shares kept along the axes of the levels' Gram matrices, by fold, `(units, p)` each."""
     kept = []
     for gram in _fold_parts(posterior.fold_gram, levels, posterior.num_levels):
-        if posterior.num_terms == 1:
-            signal = gram[:, 0] * _numpy(posterior.term_covariance)[0, 0]
+        if posterior.basis_size == 1:
+            signal = gram[:, 0] * _numpy(posterior.coefficient_covariance)[0, 0]
         else:
             rotation = _numpy(posterior.rotation[levels])
             signal = np.einsum("lik,lij,ljk->lk", rotation, gram, rotation, optimize=True)
@@ -204,7 +204,7 @@ def _kept_of_direction(
     posterior: Any, levels: slice, variance: Array, noise: Array, direction: Array
 ) -> list[Array]:
     """Shares of one linear form of the levels' effects that the folds tell, `(levels, p)` each."""
-    prior = direction @ _numpy(posterior.term_covariance) @ direction
+    prior = direction @ _numpy(posterior.coefficient_covariance) @ direction
     rotations = _fold_parts(posterior.fold_rotation, levels, posterior.num_levels)
     eigenvalues = _fold_parts(posterior.fold_eigenvalues, levels, posterior.num_levels)
     kept = []

@@ -132,7 +132,7 @@ class VariancePartition(ModelPart):
         basis = term.basis_of(encoded)
         if basis is None:
             return float(has_level.sum()), float(has_level.sum())
-        shape = term.posterior.term_covariance
+        shape = term.posterior.coefficient_covariance
         quadratic = _numpy(tf.einsum("bi,ij,bj->b", basis, shape, basis))
         return float(quadratic[has_level].sum()), float(has_level.sum())
 

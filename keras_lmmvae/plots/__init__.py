@@ -15,7 +15,7 @@ Example:
     >>> terms = [
     ...     lmm.RandomIntercept("store"),
     ...     lmm.RandomSlopes("patient", time="t"),
-    ...     lmm.SpatialEffect(("lon", "lat"), num_features=20, name="place"),
+    ...     lmm.SpatialEffect(("lon", "lat"), num_inducing=20, name="place"),
     ... ]
     >>> model = lmm.LMMVAE(2, terms, hidden_units=(8,), seed=0)
     >>> model.adapt(data, feature_names=["price", "size", "age"])

@@ -69,9 +69,10 @@ def plot_caterpillar(
     number = model.feature_number(feature)
     check_positive("num_labels", num_labels, integer=True)
     width = half_width(level)
-    if coefficient not in found.term_names():
+    if coefficient not in found.coefficient_names():
         raise ValueError(
-            f"The term '{term}' has no such coefficient, expected one of {found.term_names()}. "
+            f"The term '{term}' has no such coefficient, expected one of "
+            f"{found.coefficient_names()}. "
             + received(coefficient=coefficient)
         )
     columns = [
@@ -86,7 +87,7 @@ def plot_caterpillar(
     else:
         ax.set_yticks(range(len(table)), [str(key) for key in table.index])
     unit = feature_title(model, number)
-    what = unit if len(found.term_names()) == 1 else f"{unit}: {coefficient}"
+    what = unit if len(found.coefficient_names()) == 1 else f"{unit}: {coefficient}"
     ax.set(xlabel=f"effect on {what}, {level:.0%} intervals", ylabel=f"{term}, in order")
     return ax
 

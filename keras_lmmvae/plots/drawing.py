@@ -78,7 +78,7 @@ def term_of_kind(model: LMMVAE, name: str, kind: str) -> Any:
     term = model.find_term(name)
     fits = isinstance(term, _KINDS[kind])
     if kind == "an intercept":
-        fits = fits or (isinstance(term, RandomSlopes) and term.num_terms == 1)
+        fits = fits or (isinstance(term, RandomSlopes) and term.basis_size == 1)
     elif kind == "slopes over time":
         fits = fits and term.time is not None and term.degree > 0
     elif kind == "a surface over two coordinates":

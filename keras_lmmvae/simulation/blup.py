@@ -28,10 +28,10 @@ def level_design(codes: IntArray, num_levels: int, basis: FloatArray | None = No
     """
     terms = np.ones((len(codes), 1)) if basis is None else np.asarray(basis, np.float64)
     known = np.asarray(codes) >= 0
-    num_terms = terms.shape[1]
-    columns = np.asarray(codes)[known, None] * num_terms + np.arange(num_terms)
-    ends = np.concatenate([[0], np.cumsum(known) * num_terms])
-    shape = (len(codes), num_levels * num_terms)
+    basis_size = terms.shape[1]
+    columns = np.asarray(codes)[known, None] * basis_size + np.arange(basis_size)
+    ends = np.concatenate([[0], np.cumsum(known) * basis_size])
+    shape = (len(codes), num_levels * basis_size)
     return sparse.csr_array((terms[known].ravel(), columns.ravel(), ends), shape=shape)
 
 
@@ -51,14 +51,14 @@ class EffectBlock:
     precision: FloatArray
 
     @property
-    def num_terms(self) -> int:
+    def basis_size(self) -> int:
         """Number of terms `M` per level."""
         return int(self.precision.shape[-1])
 
     @property
     def num_levels(self) -> int:
         """Number of levels `L`."""
-        return int(self.design.shape[1]) // self.num_terms
+        return int(self.design.shape[1]) // self.basis_size
 
 
 class _NormalEquations:
@@ -75,7 +75,7 @@ class _NormalEquations:
         ]
         self.inverse = []  # (L, M, M, p)
         for index, block in enumerate(blocks):
-            diagonal = _diagonal_blocks(self.gram[index][index], block.num_levels, block.num_terms)
+            diagonal = _diagonal_blocks(self.gram[index][index], block.num_levels, block.basis_size)
             full = diagonal[..., None] + self.ridge[index]  # (L, M, M, p)
             inverse = np.linalg.inv(np.moveaxis(full, -1, 1))  # (L, p, M, M)
             self.inverse.append(np.ascontiguousarray(np.moveaxis(inverse, 1, -1)))
@@ -132,7 +132,8 @@ def blup(
     noise = np.broadcast_to(np.asarray(noise_variance, np.float64), target.shape[1:])  # (p,)
     equations = _NormalEquations(blocks, noise)
     left = [  # F'r, then what is left of it
-        (block.design.T @ target).reshape(block.num_levels, block.num_terms, -1) for block in blocks
+        (block.design.T @ target).reshape(block.num_levels, block.basis_size, -1)
+        for block in blocks
     ]
     effects = [np.zeros_like(part) for part in left]
     scaled = equations.precondition(left)
@@ -159,15 +160,15 @@ def blup(
     return effects
 
 
-def _diagonal_blocks(gram: Matrix, num_levels: int, num_terms: int) -> FloatArray:
+def _diagonal_blocks(gram: Matrix, num_levels: int, basis_size: int) -> FloatArray:
     """Returns the `(L, M, M)` diagonal blocks of a Gram matrix."""
-    if num_terms == 1:
+    if basis_size == 1:
         return np.asarray(gram.diagonal()).reshape(-1, 1, 1)
-    index = np.arange(num_levels * num_terms).reshape(num_levels, num_terms)
+    index = np.arange(num_levels * basis_size).reshape(num_levels, basis_size)
     rows, columns = np.broadcast_arrays(index[:, :, None], index[:, None, :])
     entries = gram[rows.ravel(), columns.ravel()]
     dense = entries.toarray() if sparse.issparse(entries) else np.asarray(entries)
-    return dense.reshape(num_levels, num_terms, num_terms)
+    return dense.reshape(num_levels, basis_size, basis_size)
 
 
 def _dot(a: list[FloatArray], b: list[FloatArray]) -> FloatArray:

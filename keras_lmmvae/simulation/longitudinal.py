@@ -16,11 +16,11 @@ from keras_lmmvae.simulation.simulation import Simulation, assemble
 __all__ = ["simulate_longitudinal", "term_correlation"]
 
 
-def term_correlation(num_terms: int, correlation: float) -> FloatArray:
+def term_correlation(basis_size: int, correlation: float) -> FloatArray:
     """Correlation between the effects of one subject, its intercept first.
 
     Args:
-        num_terms: Positive int, number of terms `M`: the intercept and `M - 1` slopes.
+        basis_size: Positive int, number of terms `M`: the intercept and `M - 1` slopes.
         correlation: Float, correlation of the intercept with each slope; the slopes are
             uncorrelated with each other.
 
@@ -30,13 +30,13 @@ def term_correlation(num_terms: int, correlation: float) -> FloatArray:
     Raises:
         ValueError: If the matrix is not positive definite: `(M - 1) * correlation**2 >= 1`.
     """
-    if not (num_terms - 1) * correlation**2 < 1.0:
+    if not (basis_size - 1) * correlation**2 < 1.0:
         raise ValueError(
-            f"`correlation` must be below {(num_terms - 1) ** -0.5:.3g} in size with "
-            f"{num_terms} terms, for a positive definite covariance. "
+            f"`correlation` must be below {(basis_size - 1) ** -0.5:.3g} in size with "
+            f"{basis_size} terms, for a positive definite covariance. "
             f"Received: correlation={correlation!r}"
         )
-    matrix = np.eye(num_terms)
+    matrix = np.eye(basis_size)
     matrix[0, 1:] = matrix[1:, 0] = correlation
     return matrix
 
@@ -92,8 +92,8 @@ def simulate_longitudinal(
     check_positive(noise_variance=noise_variance)
     for nominal in effect_variances:
         check_at_least(0.0, effect_variances=nominal)
-    num_terms = len(effect_variances)
-    check_at_least(1, num_terms=num_terms)
+    basis_size = len(effect_variances)
+    check_at_least(1, basis_size=basis_size)
     settings = {
         "n": n,
         "num_features": num_features,
@@ -104,15 +104,15 @@ def simulate_longitudinal(
         "noise_variance": noise_variance,
         "seed": seed,
     }
-    root = np.linalg.cholesky(term_correlation(num_terms, correlation))  # (M, M)
+    root = np.linalg.cholesky(term_correlation(basis_size, correlation))  # (M, M)
     root *= np.sqrt(np.asarray(effect_variances))[:, None]
     rng = np.random.default_rng(seed)
     latent, signal = draw_signal(rng, n, num_features, latent_dim)
     subject = draw_level_codes(rng, n, num_subjects)
     t = rng.uniform(size=n)
-    effects = root @ rng.standard_normal((num_subjects, num_terms, num_features))  # (q, M, p)
+    effects = root @ rng.standard_normal((num_subjects, basis_size, num_features))  # (q, M, p)
     contribution = np.zeros_like(signal)  # (n, p)
-    for power in range(num_terms):
+    for power in range(basis_size):
         contribution += t[:, None] ** power * effects[subject, power]
     variance = np.tile(np.asarray(effect_variances, np.float64)[:, None], num_features)  # (M, p)
     return assemble(
