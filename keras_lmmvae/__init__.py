@@ -22,8 +22,9 @@ from keras_lmmvae.data_frame import from_dataframe  # noqa: E402
 from keras_lmmvae.diagnostics import LMMVAEWarning, diagnose  # noqa: E402
 from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect  # noqa: E402
 from keras_lmmvae.formula import random_effects_from_formula  # noqa: E402
-from keras_lmmvae.model.lmmvae import LMMVAE  # noqa: E402
+from keras_lmmvae.lmmvae import LMMVAE  # noqa: E402
 from keras_lmmvae.transformer import LMMVAETransformer  # noqa: E402
+from keras_lmmvae.version import __version__  # noqa: E402
 
 __all__ = [
     "LMMVAE",
@@ -32,6 +33,7 @@ __all__ = [
     "RandomIntercept",
     "RandomSlopes",
     "SpatialEffect",
+    "__version__",
     "baselines",
     "callbacks",
     "datasets",
@@ -43,4 +45,3 @@ __all__ = [
     "random_effects_from_formula",
     "simulation",
 ]
-__version__ = "0.1.0"

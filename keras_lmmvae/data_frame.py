@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from keras_lmmvae.columns import Columns
 from keras_lmmvae.effects.combined_keys import combined_keys, parts_of
-from keras_lmmvae.effects.grouped_effect import GroupedEffect
 from keras_lmmvae.effects.random_effect import RandomEffect
-from keras_lmmvae.effects.spatial_effect import SpatialEffect
 from keras_lmmvae.formula import as_terms
 from keras_lmmvae.validation import (
     as_features,
@@ -83,15 +82,14 @@ def from_dataframe(
     if features is None:
         features = numeric_features(frame, terms)
     features = _checked_features(frame, features, terms)
-    keys, numbers, others = _roles(terms)
+    roles = Columns(terms)
+    keys, numbers = roles.keys, roles.numbers
     combined = [name for name in keys if name not in frame and len(parts_of(name)) > 1]
     parts = [part for name in combined for part in parts_of(name)]
-    needed = [name for name in (*keys, *numbers, *others) if name not in combined]
+    needed = [name for name in (*keys, *numbers) if name not in combined]
     columns: dict[Any, Any] = dict(frame.items())
     check_columns(columns, [*features, *needed, *parts])
     data = FrameColumns(x=as_features(frame[features]))
-    # Columns that terms of other kinds read: it is theirs to say what they take.
-    data.update({name: frame[name].to_numpy() for name in others})
     data.update({name: _numbers(name, frame[name]) for name in numbers})
     data.update({name: _keys(name, frame[name]) for name in keys if name not in combined})
     for name in combined:
@@ -146,7 +144,7 @@ def numeric_features(df: Any, random_effects: Sequence[RandomEffect] | str = ())
         ['a', 'b']
     """
     frame = as_pandas(df)
-    used = {column for names in _roles(as_terms(random_effects)) for column in names}
+    used = set(Columns(as_terms(random_effects)).names)
     used |= {part for name in used if name not in frame for part in parts_of(name)}
     found = [name for name in frame if name not in used and _is_numeric(frame[name])]
     if not found:
@@ -166,7 +164,7 @@ def _is_numeric(series: pd.Series) -> bool:
 
 
 def _checked_features(
-    frame: pd.DataFrame, features: Sequence[Any], terms: Iterable[RandomEffect]
+    frame: pd.DataFrame, features: Sequence[Any], terms: Sequence[RandomEffect]
 ) -> list[Any]:
     """The features as a list, each named once, none of them the key of a group."""
     if isinstance(features, str):
@@ -177,7 +175,9 @@ def _checked_features(
             "`features` must name one column at least, each of them once. "
             + received(features=names)
         )
-    keys = {key for key in _roles(terms)[0] for key in ([key] if key in frame else parts_of(key))}
+    keys = {
+        part for key in Columns(terms).keys for part in ([key] if key in frame else parts_of(key))
+    }
     both = [name for name in names if name in keys]
     if both:
         raise ValueError(
@@ -185,22 +185,6 @@ def _checked_features(
             + received(columns=both)
         )
     return names
-
-
-def _roles(terms: Iterable[RandomEffect]) -> tuple[list[str], list[str], list[str]]:
-    """The columns of the terms: those with keys, those with numbers, those of other terms."""
-    keys: dict[str, None] = {}
-    numbers: dict[str, None] = {}
-    others: dict[str, None] = {}
-    for term in terms:
-        if isinstance(term, GroupedEffect):
-            keys[term.column] = None
-            numbers.update(dict.fromkeys(term.columns[1:]))
-        elif isinstance(term, SpatialEffect):
-            numbers.update(dict.fromkeys(term.columns))
-        else:
-            others.update(dict.fromkeys(term.columns))
-    return list(keys), list(numbers), list(others)
 
 
 def _kind(series: pd.Series) -> str:

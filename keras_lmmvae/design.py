@@ -1,8 +1,11 @@
 """Products with the random-effects design matrix Z, which is never built.
 
 Row `i` of Z is `e_l (x) phi`: the indicator of its level `l` times its basis
-vector `phi`, so a table of effects `(levels, m, p)` needs gathers and segment
+vector `phi`. So a table of effects `(levels, m, p)` needs gathers and segment
 sums only. A negative code means "no level": its row of Z is zero.
+
+Where rows are split into folds, a table has an axis for them in front,
+`(folds, levels, m, p)`, and `fold` says which part of it a row belongs to.
 """
 
 from __future__ import annotations
@@ -10,62 +13,106 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-__all__ = ["compact_codes", "count", "gram", "product", "segment_mean", "transpose_product"]
+__all__ = [
+    "NUM_FOLDS",
+    "compact_codes",
+    "count",
+    "gram",
+    "product",
+    "segment_mean",
+    "transpose_product",
+]
 
-# Up to this many levels a matrix product over all of them beats a gather of (b, m, p).
-_FEW_LEVELS = 2
+NUM_FOLDS = 2
+"""Half-samples that the training rows are split into. Tables by fold have an axis for them."""
+
+# With this few tables in all, a matrix product over all of them beats a gather of (b, m, p).
+_FEW_TABLES = 2
 
 
-def _has_few_levels(num_levels: int | None, basis: tf.Tensor | None) -> bool:
-    return num_levels is not None and num_levels <= _FEW_LEVELS and basis is not None
+def _tables(num_levels: int | tf.Tensor, fold: tf.Tensor | None) -> int | tf.Tensor:
+    return num_levels if fold is None else NUM_FOLDS * num_levels
 
 
-def _spread(codes: tf.Tensor, basis: tf.Tensor, num_levels: int) -> tf.Tensor:
-    """Rows of Z themselves, `(b, levels * m)`; only for one or two levels."""
-    indicator = tf.one_hot(codes, num_levels, dtype=basis.dtype)  # (b, levels)
+def _segments(codes: tf.Tensor, num_levels: int | tf.Tensor, fold: tf.Tensor | None) -> tf.Tensor:
+    """Number of every row's table, `(b,)`, where those of the folds lie one behind the other."""
+    return codes if fold is None else tf.where(codes >= 0, codes + fold * num_levels, codes)
+
+
+def _by_fold(sums: tf.Tensor, num_levels: int | tf.Tensor, fold: tf.Tensor | None) -> tf.Tensor:
+    """Sums by segment `(segments, ...)` with the folds on an axis of their own."""
+    return sums if fold is None else tf.reshape(sums, (NUM_FOLDS, num_levels, *sums.shape[1:]))
+
+
+def _is_small(num_tables: int | tf.Tensor | None, basis: tf.Tensor | None) -> bool:
+    return isinstance(num_tables, int) and num_tables <= _FEW_TABLES and basis is not None
+
+
+def _spread(segments: tf.Tensor, basis: tf.Tensor, num_tables: int) -> tf.Tensor:
+    """The rows of Z themselves, `(b, tables * m)`. This is for one or two tables only."""
+    indicator = tf.one_hot(segments, num_tables, dtype=basis.dtype)  # (b, tables)
     spread = indicator[:, :, None] * basis[:, None, :]
-    return tf.reshape(spread, (-1, num_levels * basis.shape[-1]))
+    return tf.reshape(spread, (-1, num_tables * basis.shape[-1]))
 
 
-def product(effects: tf.Tensor, codes: tf.Tensor, basis: tf.Tensor | None = None) -> tf.Tensor:
+def product(
+    effects: tf.Tensor,
+    codes: tf.Tensor,
+    basis: tf.Tensor | None = None,
+    fold: tf.Tensor | None = None,
+) -> tf.Tensor:
     """Rows of `Z @ B`.
 
     Args:
-        effects: Float tensor or variable `(levels, m, p)`; a variable is read
-            by its gathered rows only.
-        codes: Int tensor `(b,)`; negative codes give zero.
-        basis: Float tensor `(b, m)`; `None` stands for ones, with `m = 1`.
+        effects: Float tensor or variable `(levels, m, p)`, or `(folds, levels, m, p)` with
+            `fold`. Of a variable only the gathered rows are read.
+        codes: Int tensor `(b,)`. Negative codes give zero.
+        basis: Float tensor `(b, m)`. `None` stands for ones, with `m = 1`.
+        fold: Optional int tensor `(b,)`, the fold whose table each row reads.
 
     Returns:
         Float tensor `(b, p)`.
     """
-    levels, size, width = effects.shape
-    if _has_few_levels(levels, basis):
-        return tf.matmul(_spread(codes, basis, levels), tf.reshape(effects, (levels * size, width)))
-    rows = tf.gather(effects, tf.maximum(codes, 0))  # (b, m, p)
+    levels, size, width = effects.shape[-3:]
+    tables = None if levels is None else _tables(levels, fold)
+    if basis is not None and isinstance(tables, int) and _is_small(tables, basis):
+        spread = _spread(_segments(codes, levels, fold), basis, tables)
+        return tf.matmul(spread, tf.reshape(effects, (tables * size, width)))
+    clipped = tf.maximum(codes, 0)
+    if fold is None:
+        rows = tf.gather(effects, clipped)  # (b, m, p)
+    else:
+        rows = tf.gather_nd(effects, tf.stack([fold, clipped], axis=1))
     rows = rows[:, 0] if basis is None else tf.reduce_sum(basis[:, :, None] * rows, axis=1)
     return tf.where(codes[:, None] >= 0, rows, tf.zeros_like(rows))
 
 
 def transpose_product(
-    values: tf.Tensor, codes: tf.Tensor, basis: tf.Tensor | None, num_levels: int | tf.Tensor
+    values: tf.Tensor,
+    codes: tf.Tensor,
+    basis: tf.Tensor | None,
+    num_levels: int | tf.Tensor,
+    fold: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """`Z' R`: sums of `phi * r` by level.
 
     Args:
         values: Float tensor `(b, p)`.
-        codes: Int tensor `(b,)`; rows with negative codes are left out.
+        codes: Int tensor `(b,)`. Rows with negative codes are left out.
         basis: Float tensor `(b, m)`, or `None` for ones.
         num_levels: Number of levels.
+        fold: Optional int tensor `(b,)`, the fold that each row is summed in.
 
     Returns:
-        Float tensor `(levels, m, p)`.
+        Float tensor `(levels, m, p)`, or `(folds, levels, m, p)` with `fold`.
     """
-    if isinstance(num_levels, int) and basis is not None and _has_few_levels(num_levels, basis):
-        sums = tf.matmul(_spread(codes, basis, num_levels), values, transpose_a=True)
-        return tf.reshape(sums, (num_levels, basis.shape[-1], values.shape[-1]))
+    tables, segments = _tables(num_levels, fold), _segments(codes, num_levels, fold)
+    if basis is not None and isinstance(tables, int) and _is_small(tables, basis):
+        sums = tf.matmul(_spread(segments, basis, tables), values, transpose_a=True)
+        sums = tf.reshape(sums, (tables, basis.shape[-1], values.shape[-1]))
+        return _by_fold(sums, num_levels, fold)
     rows = values[:, None, :] if basis is None else basis[:, :, None] * values[:, None, :]
-    return tf.math.unsorted_segment_sum(rows, codes, num_levels)
+    return _by_fold(tf.math.unsorted_segment_sum(rows, segments, tables), num_levels, fold)
 
 
 def gram(
@@ -73,34 +120,43 @@ def gram(
     basis: tf.Tensor | None,
     num_levels: int | tf.Tensor,
     weights: tf.Tensor | None = None,
+    fold: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """`Z'Z` by level: sums of `weight * phi phi'`.
 
     Args:
-        codes: Int tensor `(b,)`; rows with negative codes are left out.
+        codes: Int tensor `(b,)`. Rows with negative codes are left out.
         basis: Float tensor `(b, m)`, or `None` for ones.
         num_levels: Number of levels.
         weights: Optional float tensor `(b,)`.
+        fold: Optional int tensor `(b,)`, the fold that each row is summed in.
 
     Returns:
-        Float tensor `(levels, m, m)`.
+        Float tensor `(levels, m, m)`, or `(folds, levels, m, m)` with `fold`.
     """
     if basis is None:
         basis = tf.ones((tf.shape(codes)[0], 1))
     weighted = basis if weights is None else basis * weights[:, None]
-    if isinstance(num_levels, int) and _has_few_levels(num_levels, basis):
-        indicator = tf.one_hot(codes, num_levels, axis=0, dtype=basis.dtype)  # (levels, b)
-        return tf.matmul(indicator[:, :, None] * weighted, basis, transpose_a=True)
+    tables, segments = _tables(num_levels, fold), _segments(codes, num_levels, fold)
+    if isinstance(tables, int) and _is_small(tables, basis):
+        indicator = tf.one_hot(segments, tables, axis=0, dtype=basis.dtype)  # (tables, b)
+        sums = tf.matmul(indicator[:, :, None] * weighted, basis, transpose_a=True)
+        return _by_fold(sums, num_levels, fold)
     outer = weighted[:, :, None] * basis[:, None, :]
-    return tf.math.unsorted_segment_sum(outer, codes, num_levels)
+    return _by_fold(tf.math.unsorted_segment_sum(outer, segments, tables), num_levels, fold)
 
 
 def count(
-    codes: tf.Tensor, num_levels: int | tf.Tensor, weights: tf.Tensor | None = None
+    codes: tf.Tensor,
+    num_levels: int | tf.Tensor,
+    weights: tf.Tensor | None = None,
+    fold: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Rows (or their weights) per level, `(levels,)` float32."""
+    """Rows (or their weights) per level, `(levels,)` float32, or `(folds, levels)`."""
     ones = tf.ones(tf.shape(codes)) if weights is None else weights
-    return tf.math.unsorted_segment_sum(ones, codes, num_levels)
+    segments = _segments(codes, num_levels, fold)
+    sums = tf.math.unsorted_segment_sum(ones, segments, _tables(num_levels, fold))
+    return _by_fold(sums, num_levels, fold)
 
 
 def segment_mean(values: tf.Tensor, codes: tf.Tensor, num_levels: int | tf.Tensor) -> tf.Tensor:
@@ -134,5 +190,5 @@ def compact_codes(codes: tf.Tensor) -> tf.Tensor:
     ordered = tf.gather(codes, order)
     is_new = tf.cast(ordered[1:] != ordered[:-1], tf.int32)
     numbers = tf.cumsum(tf.concat([tf.zeros_like(ordered[:1]), is_new], axis=0))
-    slots = tf.scatter_nd(order[:, None], numbers, tf.shape(codes))
-    return tf.where(codes >= 0, slots, codes)
+    renumbered = tf.scatter_nd(order[:, None], numbers, tf.shape(codes))
+    return tf.where(codes >= 0, renumbered, codes)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from keras_lmmvae.effects import RandomIntercept, RandomSlopes
 from keras_lmmvae.effects.combined_keys import SEPARATOR
-from keras_lmmvae.effects.random_effect import RandomEffect
-from keras_lmmvae.effects.random_intercept import RandomIntercept
-from keras_lmmvae.effects.random_slopes import RandomSlopes
-from keras_lmmvae.effects.spatial_effect import SpatialEffect
+from keras_lmmvae.effects.random_effect import RandomEffect, term_classes
 from keras_lmmvae.formula_reader import FormulaReader
 from keras_lmmvae.validation import received
 
 __all__ = ["as_terms", "random_effects_from_formula"]
-
-_GP_OPTIONS = ("kernel", "length_scale", "metric", "num_inducing", "name", "seed")
 
 
 def as_terms(random_effects: Sequence[RandomEffect] | str) -> Sequence[RandomEffect]:
@@ -29,7 +26,7 @@ def random_effects_from_formula(formula: str) -> list[RandomEffect]:
     """The terms that a formula in the manner of lme4 stands for.
 
         formula := term + term + ...
-        term    := (slopes | groups)  or  gp(column, column, ..., option=value, ...)
+        term    := (slopes | groups)  or  name(column, ... [| group], option=value, ...)
         slopes  := 1, t, t^2, dose, ... joined by +; the intercept is there without the 1, too
         groups  := column, or a:b (their keys together), or a/b for a and a:b
 
@@ -42,9 +39,10 @@ def random_effects_from_formula(formula: str) -> list[RandomEffect]:
 
     Powers may be written `t^2`, `I(t^2)` or `poly(t, 2)`, with the lower ones beside them. One
     column alone, as in `(1 + t | patient)`, is the time of a straight line. Names that are no
-    words stand in backquotes. Options of `gp` are `kernel`, `length_scale`, `metric`,
-    `num_inducing`, `name` and `seed`. The combined column "school.class" need not be among the
-    data if "school" and "class" are; `tf.data` datasets and requests have to bring it.
+    words stand in backquotes. Options of `gp` are the arguments of `SpatialEffect`. Any other
+    subclass of `RandomEffect` is called by its `formula_name`. The combined column "school.class"
+    need not be among the data if "school" and "class" are; `tf.data` datasets and requests have
+    to bring it.
 
     There are no fixed effects, for the latent part stands in their place; every slope has its
     intercept; coefficients of one group are correlated. The formula is read, never executed.
@@ -99,8 +97,9 @@ class _Parser(FormulaReader):
     def term(self) -> list[RandomEffect]:
         start = self.token
         is_call = len(self.tokens) > 1 and self.tokens[1].kind == "("
-        if start.kind == "name" and start.value == "gp" and is_call:
-            return [self.surface()]
+        kind = _called().get(start.value) if start.kind == "name" and is_call else None
+        if kind is not None:
+            return [self.call(kind)]
         if not self.skip("("):
             if start.kind in ("name", "number"):
                 self.fail(
@@ -238,31 +237,37 @@ class _Parser(FormulaReader):
             name=name,
         )
 
-    # Gaussian processes -------------------------------------------------------------------------
+    # Terms that are called by a name ------------------------------------------------------------
 
-    def surface(self) -> RandomEffect:
-        start = self.take().start
+    def call(self, kind: type[RandomEffect]) -> RandomEffect:
+        """A term as `name(column, ... | group, option=value, ...)`."""
+        start, name = self.token.start, self.take().value
         self.take()
         columns: list[str] = []
         options: dict[str, Any] = {}
+        group: str | None = None
         while True:
-            name = self.expect("name", "must have a column's name here, as in 'gp(lon, lat)'")
+            word = self.expect("name", f"must have a column's name here, as in '{name}(lon, lat)'")
             if not self.skip("="):
-                if options:
-                    self.fail("must have the columns of 'gp' before its options", name.start)
-                columns.append(name.value)
+                if options or group is not None:
+                    self.fail(f"must have the columns of '{name}' before its options", word.start)
+                columns.append(word.value)
+                if self.skip("|"):
+                    problem = "must have a column's name as group, as in '(1 | store)'"
+                    group = self.expect("name", problem).value
             else:
-                if name.value not in _GP_OPTIONS or name.value in options:
+                allowed = _options(kind, len(columns), group is not None)
+                if word.value not in allowed or word.value in options:
                     self.fail(
-                        f"has the unknown or repeated option '{name.value}', expected each of "
-                        f"{', '.join(_GP_OPTIONS)} once at most",
-                        name.start,
+                        f"has the unknown or repeated option '{word.value}', expected each of "
+                        f"{', '.join(allowed)} once at most",
+                        word.start,
                     )
-                options[name.value] = self.value()
+                options[word.value] = self.value()
             if not self.skip(","):
                 break
-        self.expect(")", "lacks a ')' or ',' in 'gp(...'")
-        return self.made(start, SpatialEffect, tuple(columns), **options)
+        self.expect(")", f"lacks a ')' or ',' in '{name}(...'")
+        return self.made(start, kind.from_formula, columns, group, **options)
 
     def value(self) -> Any:
         """An option's value: a number, `None`, or text with or without quotes."""
@@ -275,14 +280,27 @@ class _Parser(FormulaReader):
         self.take()
         return None if token.kind == "name" and token.value in ("None", "NULL") else token.value
 
-    def made(self, start: int, kind: type[Any], *arguments: Any, **options: Any) -> RandomEffect:
+    def made(
+        self, start: int, make: Callable[..., RandomEffect], *arguments: Any, **options: Any
+    ) -> RandomEffect:
         """A term; its own objections get the place in the formula."""
         try:
-            term: RandomEffect = kind(*arguments, **options)
-        except ValueError as error:
+            term = make(*arguments, **options)
+        except (TypeError, ValueError) as error:
             self.fail(f"asks for a term that cannot be made: {error}", start)
         return term
 
 
 def _power(column: str, power: int) -> str:
     return column if power == 1 else f"{column}^{power}"
+
+
+def _called() -> dict[str, type[RandomEffect]]:
+    """Name in formulas -> class, of all terms that are called by one."""
+    return {kind.formula_name: kind for kind in term_classes() if kind.formula_name is not None}
+
+
+def _options(kind: type[RandomEffect], num_columns: int, has_group: bool) -> list[str]:
+    """Arguments of a class of terms that are no columns."""
+    taken = 1 + num_columns if has_group else 1
+    return list(inspect.signature(kind).parameters)[taken:]

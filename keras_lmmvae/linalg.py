@@ -1,59 +1,139 @@
-"""Small-matrix algebra of the conjugate posterior.
+"""The algebra of one level's posterior: Henderson's equations for a block of Z'Z.
 
-One rotation per level serves all features. With the prior covariance
-`effect_variance * Psi` and the Gram matrix `G` of a level, find `R` with
+With the prior covariance `effect_variance * Psi`, the Gram matrix `G = Z'Z` of a level and its
+score `s = Z'r`, a feature's effects have the posterior
+
+    precision = G / noise_variance + inv(Psi) / effect_variance
+    mean = inv(precision) @ s / noise_variance,    covariance = inv(precision)
+
+There are two ways to it. `level_posterior` takes Cholesky roots: it has a gradient, and allows a
+Gram matrix for each feature. `rotate_gram` diagonalises all features of a level at once, and pays
+where the same Gram matrices are used again and again. It finds `R` with
 
     R' G R = diag(eigenvalues),    R' inv(Psi) R = I
 
-then, for every feature with its own `noise_variance` and `effect_variance`,
-
-    inv(G / noise_variance + inv(Psi) / effect_variance)
-        = R diag(1 / (eigenvalues / noise_variance + 1 / effect_variance)) R'
+so that `inv(precision) = R diag(posterior_variance) R'` for every feature.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
-__all__ = ["JITTER", "apply_inverse", "posterior_variance", "rotate_gram", "shrinkage"]
+__all__ = [
+    "JITTER",
+    "LevelPosterior",
+    "apply_inverse",
+    "inverse_psi",
+    "level_posterior",
+    "posterior_variance",
+    "rotate_gram",
+    "shrinkage",
+]
 
-# Relative to the mean diagonal: float32 keeps about 7 digits, a Cholesky root loses half.
 JITTER = 1e-6
+"""Added to diagonals before a Cholesky root, as a share of their mean. Float32 keeps about seven
+digits, and a Cholesky root loses half of them."""
 
 
-def rotate_gram(gram: tf.Tensor, coefficient_covariance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+class LevelPosterior(NamedTuple):
+    """Normal posterior of every level's effects.
+
+    Attributes:
+        mean: Float tensor `(levels, m, p)`, the BLUP.
+        variance: Float tensor `(levels, m, p)`, the diagonals of the covariances.
+        covariance: Float tensor `(levels, p, m, m)`. It is `(levels, 1, m, m)` where all features
+            share their variances, and so their covariance.
+    """
+
+    mean: tf.Tensor
+    variance: tf.Tensor
+    covariance: tf.Tensor
+
+
+def inverse_psi(psi: tf.Tensor) -> tf.Tensor:
+    """`inv(Psi)`, `(m, m)`, with the jitter that keeps it finite."""
+    identity = tf.eye(psi.shape[0], dtype=psi.dtype)
+    scale = tf.linalg.trace(psi) / psi.shape[0]
+    return tf.linalg.cholesky_solve(tf.linalg.cholesky(psi + JITTER * scale * identity), identity)
+
+
+def level_posterior(
+    gram: tf.Tensor,
+    scores: tf.Tensor,
+    noise_variance: tf.Tensor,
+    effect_variance: tf.Tensor,
+    inverse_prior: tf.Tensor | None = None,
+) -> LevelPosterior:
+    """Posterior of many levels at known variances, by Cholesky roots.
+
+    The gradient with respect to `gram` exists everywhere. That of an eigen-decomposition does
+    not where eigenvalues coincide, as those of levels without rows do. With `m = 1` there are
+    only sums and quotients, which every runtime has.
+
+    Args:
+        gram: Float tensor `(levels, m, m)`, `Z'Z` by level; or `(levels, p, m, m)`, where the
+            cells of the features differ.
+        scores: Float tensor `(levels, m, p)`, `Z'R`.
+        noise_variance: Float tensor `(p,)` or `(1,)`, a variance.
+        effect_variance: Float tensor `(p,)` or `(1,)`, a variance.
+        inverse_prior: Optional float tensor `(m, m)`, `inv(Psi)`. Defaults to the identity.
+    """
+    size = scores.shape[1]
+    noise, effect = noise_variance[:, None, None], effect_variance[:, None, None]
+    inner = tf.eye(size, dtype=gram.dtype) if inverse_prior is None else inverse_prior
+    by_feature = gram if len(gram.shape) == 4 else gram[:, None]
+    # The precision times the effect variance: nothing overflows where that is tiny.
+    relative = by_feature * (effect / noise) + inner  # (levels, p or 1, m, m)
+    if size == 1:
+        covariance = effect / relative
+    else:
+        root = tf.linalg.cholesky(relative)
+        identity = tf.broadcast_to(tf.eye(size, dtype=gram.dtype), tf.shape(relative))
+        covariance = effect * tf.linalg.cholesky_solve(root, identity)
+    weights = covariance / noise
+    if size == 1:
+        mean = weights[:, None, :, 0, 0] * scores
+    elif weights.shape[1] == 1:
+        mean = tf.matmul(weights[:, 0], scores)
+    else:
+        mean = tf.einsum("lfij,ljf->lif", weights, scores)
+    variance = tf.linalg.matrix_transpose(tf.linalg.diag_part(covariance))  # (levels, m, p or 1)
+    return LevelPosterior(mean, tf.broadcast_to(variance, tf.shape(mean)), covariance)
+
+
+def rotate_gram(gram: tf.Tensor, psi: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Diagonalises every level's Gram matrix in the metric of the prior.
 
     Args:
-        gram: Float tensor `(levels, m, m)`, `Z'Z` of each level.
-        coefficient_covariance: Float tensor `(m, m)`, the prior shape `Psi`.
+        gram: Float tensor `(..., m, m)`, `Z'Z` of each level.
+        psi: Float tensor `(m, m)`, the prior shape `Psi`.
 
     Returns:
-        rotation: Float tensor `(levels, m, m)`, `R` above.
-        eigenvalues: Float tensor `(levels, m)`, non-negative.
+        rotation: Float tensor `(..., m, m)`, `R` above.
+        eigenvalues: Float tensor `(..., m)`, non-negative.
     """
     size = gram.shape[-1]
     if size == 1:
-        root = tf.sqrt(coefficient_covariance)
-        rotation = tf.broadcast_to(root, tf.shape(gram))
-        return rotation, gram[..., 0] * coefficient_covariance[0, 0]
-    scale = tf.linalg.trace(coefficient_covariance) / size
-    jitter = JITTER * scale * tf.eye(size, dtype=gram.dtype)
-    root = tf.linalg.cholesky(coefficient_covariance + jitter)  # (m, m)
-    inner = tf.einsum("ai,lab,bj->lij", root, gram, root)  # (levels, m, m)
+        rotation = tf.broadcast_to(tf.sqrt(psi), tf.shape(gram))
+        return rotation, gram[..., 0] * psi[0, 0]
+    scale = tf.linalg.trace(psi) / size
+    root = tf.linalg.cholesky(psi + JITTER * scale * tf.eye(size, dtype=gram.dtype))  # (m, m)
+    inner = tf.einsum("ai,...ab,bj->...ij", root, gram, root)
     eigenvalues, vectors = tf.linalg.eigh(0.5 * (inner + tf.linalg.matrix_transpose(inner)))
-    return tf.einsum("ai,lij->laj", root, vectors), tf.maximum(eigenvalues, 0.0)
+    return tf.matmul(root, vectors), tf.maximum(eigenvalues, 0.0)
 
 
 def posterior_variance(
     eigenvalues: tf.Tensor, noise_variance: tf.Tensor, effect_variance: tf.Tensor
 ) -> tf.Tensor:
-    """Posterior variances of the rotated effects, `(levels, m, p)`.
+    """Posterior variances of the rotated effects, `(..., m, p)`.
 
         variance = 1 / (eigenvalues / noise_variance + 1 / effect_variance)
 
     Args:
-        eigenvalues: Float tensor `(levels, m)` from `rotate_gram`.
+        eigenvalues: Float tensor `(..., m)` from `rotate_gram`.
         noise_variance: Float tensor `(p,)`, a variance.
         effect_variance: Float tensor `(p,)`, a variance.
     """
@@ -64,7 +144,7 @@ def posterior_variance(
 def shrinkage(
     eigenvalues: tf.Tensor, noise_variance: tf.Tensor, effect_variance: tf.Tensor
 ) -> tf.Tensor:
-    """Share of the rotated least-squares effect that the posterior mean keeps, `(levels, m, p)`.
+    """Share of the rotated least-squares effect that the posterior mean keeps, `(..., m, p)`.
 
     shrinkage = eigenvalues * effect_variance / (eigenvalues * effect_variance + noise_variance)
     """
@@ -76,9 +156,9 @@ def apply_inverse(rotation: tf.Tensor, variance: tf.Tensor, values: tf.Tensor) -
     """Multiplies by the inverse posterior precision: `R diag(variance) R' values`.
 
     Args:
-        rotation: Float tensor `(levels, m, m)`.
-        variance: Float tensor `(levels, m, p)` from `posterior_variance`.
-        values: Float tensor `(levels, m, p)`.
+        rotation: Float tensor `(..., m, m)`.
+        variance: Float tensor `(..., m, p)` from `posterior_variance`.
+        values: Float tensor `(..., m, p)`.
     """
     if rotation.shape[-1] == 1:
         return rotation**2 * variance * values

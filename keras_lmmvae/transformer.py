@@ -18,7 +18,7 @@ from keras_lmmvae.baselines.columns import check_training
 from keras_lmmvae.baselines.schedule import cosine_adam
 from keras_lmmvae.data_frame import as_pandas, from_dataframe, numeric_features
 from keras_lmmvae.effects.random_effect import RandomEffect
-from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.lmmvae import LMMVAE
 from keras_lmmvae.validation import received
 
 __all__ = ["LMMVAETransformer"]

@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from keras_lmmvae.baselines.level_table import LevelTable
 from keras_lmmvae.baselines.one_hot_dense import OneHotDense
-from keras_lmmvae.model.effects_fit import NOISE_MOMENTUM, NOISE_VARIANCE_FLOOR
-from keras_lmmvae.model.elbo import gaussian_log_likelihood, latent_kl
-from keras_lmmvae.model.networks import LatentDecoder, LatentEncoder, dense_stack, layer_seeds
+from keras_lmmvae.elbo import latent_kl
+from keras_lmmvae.likelihood import NOISE_MOMENTUM, NOISE_VARIANCE_FLOOR, gaussian_log_likelihood
+from keras_lmmvae.networks import LatentDecoder, LatentEncoder, dense_stack, layer_seeds
 
 __all__ = ["Coding", "ConditionalVAE"]
 

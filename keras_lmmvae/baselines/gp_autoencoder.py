@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from keras_lmmvae.baselines.auxiliary_points import UNSEEN, AuxiliaryRows
 from keras_lmmvae.baselines.base import FloatArray
 from keras_lmmvae.baselines.sparse_gp import whitened_basis
-from keras_lmmvae.model.networks import LatentDecoder, LatentEncoder, dense_stack
+from keras_lmmvae.networks import LatentDecoder, LatentEncoder, dense_stack
 
 __all__ = ["GPAutoencoder", "inducing_centres", "subject_scores"]
 

@@ -8,8 +8,8 @@ import tensorflow_probability as tfp
 from sklearn.utils.validation import check_is_fitted
 
 from keras_lmmvae.baselines.base import Baseline, Data, FloatArray
-from keras_lmmvae.model.bounds import Density, importance_bound, plain_bound
-from keras_lmmvae.model.elbo import gaussian_log_likelihood
+from keras_lmmvae.elbo import Density, importance_bound, plain_bound
+from keras_lmmvae.likelihood import gaussian_log_likelihood
 from keras_lmmvae.validation import check_positive
 
 __all__ = ["LatentVariableBaseline"]

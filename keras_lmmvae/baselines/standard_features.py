@@ -5,7 +5,7 @@ import tensorflow as tf
 from sklearn.preprocessing import StandardScaler
 
 from keras_lmmvae.baselines.base import FloatArray
-from keras_lmmvae.model.effects_fit import NOISE_MOMENTUM, NOISE_VARIANCE_FLOOR
+from keras_lmmvae.likelihood import NOISE_MOMENTUM, NOISE_VARIANCE_FLOOR
 
 __all__ = ["StandardFeatures"]
 

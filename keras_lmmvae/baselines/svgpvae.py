@@ -20,7 +20,7 @@ from keras_lmmvae.baselines.sparse_gp import (
     inducing_sums,
 )
 from keras_lmmvae.baselines.standard_features import StandardFeatures
-from keras_lmmvae.model.elbo import gaussian_log_likelihood
+from keras_lmmvae.likelihood import gaussian_log_likelihood
 from keras_lmmvae.validation import check_positive
 
 __all__ = ["SVGPVAEBaseline"]

@@ -6,6 +6,7 @@ from typing import Any, Self, get_args
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from sklearn.preprocessing import StandardScaler
 
 from keras_lmmvae.baselines.base import Data, FloatArray
 from keras_lmmvae.baselines.columns import check_training
@@ -13,8 +14,8 @@ from keras_lmmvae.baselines.conditional_vae import Coding, ConditionalVAE
 from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline
 from keras_lmmvae.baselines.levels import Levels, check_groups
 from keras_lmmvae.baselines.schedule import cosine_adam
-from keras_lmmvae.model.adaptation import FeatureMoments
-from keras_lmmvae.model.rows import shuffled_batches, take_rows
+from keras_lmmvae.feature_moments import checked_moments
+from keras_lmmvae.rows import shuffled_batches, take_rows
 from keras_lmmvae.validation import check_positive
 
 __all__ = ["VAEBaseline"]
@@ -119,9 +120,8 @@ class VAEBaseline(LatentVariableBaseline):
         """Trains the networks on `data` and returns the baseline."""
         x = self._fit_features(data, self.latent_dim)
         self._check_settings()
-        moments = FeatureMoments()
-        moments.update_state(x)
-        self.feature_mean_, self.feature_scale_ = moments.result()
+        scaler = StandardScaler().fit(x.astype(np.float64))
+        self.feature_mean_, self.feature_scale_ = checked_moments(scaler)
         self.vocabulary_ = Levels(data, self._used_groups(), len(x))
         self.levels_ = self.vocabulary_.keys
         self.model_ = self._make_model()

@@ -18,7 +18,8 @@ from keras_lmmvae.baselines.recurrent_network import RecurrentAutoencoder
 from keras_lmmvae.baselines.schedule import cosine_adam
 from keras_lmmvae.baselines.sequences import PADDING, Sequences, sequences_of
 from keras_lmmvae.baselines.standard_features import StandardFeatures
-from keras_lmmvae.model.elbo import gaussian_log_likelihood, latent_kl
+from keras_lmmvae.elbo import latent_kl
+from keras_lmmvae.likelihood import gaussian_log_likelihood
 from keras_lmmvae.validation import check_positive
 
 __all__ = ["VRAEBaseline"]

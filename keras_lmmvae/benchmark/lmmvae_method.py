@@ -11,8 +11,8 @@ import numpy as np
 from keras_lmmvae.baselines import Baseline
 from keras_lmmvae.baselines.base import Data, FloatArray
 from keras_lmmvae.baselines.schedule import cosine_adam
+from keras_lmmvae.lmmvae import LMMVAE
 from keras_lmmvae.metrics import mse
-from keras_lmmvae.model.lmmvae import LMMVAE
 from keras_lmmvae.simulation import split, take
 from keras_lmmvae.simulation.splits import SplitKind
 

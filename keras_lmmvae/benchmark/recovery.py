@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from keras_lmmvae.benchmark.table import Problem
-from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.lmmvae import LMMVAE
 from keras_lmmvae.model.reporting import component_names
 from keras_lmmvae.simulation import Simulation, take
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.lmmvae import LMMVAE
 from keras_lmmvae.validation import received
 
 __all__ = ["ModelCallback"]

@@ -8,7 +8,7 @@ from typing import Any
 from keras_lmmvae.diagnostics import model_checks, row_checks
 from keras_lmmvae.diagnostics.evidence import collect
 from keras_lmmvae.diagnostics.finding import Diagnosis, Finding, LMMVAEWarning
-from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.fitted_model import FittedModel
 from keras_lmmvae.validation import check_positive, received
 
 __all__ = ["diagnose", "findings_without_data", "warn_of_findings"]
@@ -21,7 +21,7 @@ _MODEL_CHECKS = {
 }
 
 
-def diagnose(model: LMMVAE, data: Any, held_out: Any = None, seed: int = 0) -> Diagnosis:
+def diagnose(model: FittedModel, data: Any, held_out: Any = None, seed: int = 0) -> Diagnosis:
     """Looks for what commonly goes wrong with a variational autoencoder with random effects.
 
     | check | finds | needs |
@@ -66,7 +66,7 @@ def diagnose(model: LMMVAE, data: Any, held_out: Any = None, seed: int = 0) -> D
         >>> lmm.diagnose(model, data).is_healthy
         True
     """
-    if not isinstance(model, LMMVAE):
+    if not callable(getattr(model, "require_fitted", None)):
         raise ValueError("`diagnose` looks at an LMMVAE. " + received(model=type(model).__name__))
     check_positive("seed", seed, integer=True)
     model.require_fitted()
@@ -103,12 +103,12 @@ def diagnose(model: LMMVAE, data: Any, held_out: Any = None, seed: int = 0) -> D
     return Diagnosis(tuple(findings), tuple(found), skipped)
 
 
-def findings_without_data(model: LMMVAE) -> dict[str, list[Finding]]:
+def findings_without_data(model: FittedModel) -> dict[str, list[Finding]]:
     """Check -> findings, of the checks that cost nothing: they look at the model alone."""
     return {name: check(model) for name, check in _MODEL_CHECKS.items()}
 
 
-def warn_of_findings(model: LMMVAE, stacklevel: int) -> None:
+def warn_of_findings(model: FittedModel, stacklevel: int) -> None:
     """Warns of what the checks without data find, notes left out.
 
     Args:

@@ -9,12 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lmmvae import design
 from keras_lmmvae.effects.random_effect import RandomEffect
-from keras_lmmvae.effects.spatial_effect import SpatialEffect
 from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
-from keras_lmmvae.model.lmmvae import LMMVAE
-from keras_lmmvae.model.rows import EFFECTS, FEATURES, FOLD, Rows, batches_of
+from keras_lmmvae.fitted_model import FittedModel
+from keras_lmmvae.rows import EFFECTS, FEATURES, Rows
 
 __all__ = ["Evidence", "TermEvidence", "collect"]
 
@@ -40,7 +38,7 @@ class TermEvidence:
 
     def __init__(self, term: RandomEffect) -> None:
         self.term = term
-        self.is_surface = isinstance(term, SpatialEffect)
+        self.is_surface = not term.has_levels
         size = term.num_aggregates if self.is_surface else term.num_levels
         self.products, self.squares = np.zeros(size), np.zeros(size)
         self._groups: list[np.ndarray] = []
@@ -120,27 +118,26 @@ class Evidence:
         return self.relative_error / max(self.cells.sum(), 1.0)
 
 
-def collect(model: LMMVAE, data: Any, *, is_crossed: bool) -> Evidence:
+def collect(model: FittedModel, data: Any, *, is_crossed: bool) -> Evidence:
     """Passes over rows once.
 
     Args:
         model: A fitted model.
         data: Dict of arrays or a batched dataset of dicts.
-        is_crossed: Whether training rows read the effects of the other fold, which have not seen
-            them, in place of the effects for new rows.
+        is_crossed: Whether training rows read out-of-fold effects, which have not seen them, in
+            place of the effects for new rows.
     """
     size = model.num_features
     terms = {term.label: TermEvidence(term) for term in model.random_effects}
     means, log_vars, values = [], [], None
     cells, constant, squares, relative = np.zeros(size), np.zeros(size), 0.0, 0.0
-    for rows in batches_of(model.encode_data(data)):
-        parts = {term.label: _part(model, term, rows, is_crossed) for term in model.random_effects}
-        contribution = sum(parts.values(), tf.zeros_like(rows[FEATURES]))
-        mean, log_var = model.latent_posterior(rows, contribution)
-        expected = model.noise_variance + model.effects_fit.contribution_variance(rows)
-        error = (rows[FEATURES] - model.decode_standard(mean) - contribution).numpy()
+    for rows in model.pass_over(data):
+        mixed_model = model.mixed_model
+        parts = mixed_model.out_of_fold_parts(rows) if is_crossed else mixed_model.parts(rows)
+        seen = model.infer(rows, parts)
+        expected = model.predictive_variance(rows)
         mask = _mask(rows)
-        error = error.astype(np.float64) * mask
+        error = seen.error.numpy().astype(np.float64) * mask
         for label, part in parts.items():
             terms[label].update(rows, part, error + part.numpy() * mask, mask)
         x = rows[FEATURES].numpy()
@@ -150,8 +147,8 @@ def collect(model: LMMVAE, data: Any, *, is_crossed: bool) -> Evidence:
         constant += ((x == values) * mask).sum(axis=0)
         squares += np.square(error).sum()
         relative += (np.square(error) / keras.ops.convert_to_numpy(expected)).sum()
-        means.append(mean.numpy())
-        log_vars.append(log_var.numpy())
+        means.append(seen.latent[0].numpy())
+        log_vars.append(seen.latent[1].numpy())
     return Evidence(
         np.concatenate(means),
         np.concatenate(log_vars),
@@ -161,14 +158,6 @@ def collect(model: LMMVAE, data: Any, *, is_crossed: bool) -> Evidence:
         float(squares),
         float(relative),
     )
-
-
-def _part(model: LMMVAE, term: RandomEffect, rows: Rows, is_crossed: bool) -> tf.Tensor:
-    if not is_crossed:
-        return model.effects_fit.term_contribution(term, rows)
-    encoded = rows[EFFECTS][term.label]
-    codes = term.posterior.other_codes(encoded["codes"], rows[FOLD])
-    return design.product(term.posterior.fold_effects.value, codes, term.basis_of(encoded))
 
 
 def _mask(rows: Rows) -> np.ndarray:

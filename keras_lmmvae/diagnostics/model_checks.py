@@ -7,10 +7,9 @@ import numpy as np
 
 from keras_lmmvae.diagnostics import thresholds
 from keras_lmmvae.diagnostics.finding import Finding
-from keras_lmmvae.effects.random_effect import RandomEffect
-from keras_lmmvae.effects.spatial_effect import LENGTH_SCALE_BOUNDS, SpatialEffect
-from keras_lmmvae.model.effects_fit import NOISE_VARIANCE_FLOOR
-from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.fitted_model import FittedModel
+from keras_lmmvae.likelihood import NOISE_VARIANCE_FLOOR
+from keras_lmmvae.mixed_model.level_effects import LevelEffects
 
 __all__ = [
     "check_length_scales",
@@ -28,13 +27,13 @@ def named(features: np.ndarray) -> str:
     return f"{'feature' if len(features) == 1 else 'features'} {text}"
 
 
-def check_term_collapse(model: LMMVAE) -> list[Finding]:
+def check_term_collapse(model: FittedModel) -> list[Finding]:
     """Terms whose variance components are 0 for nearly all features."""
     findings = []
-    for term in model.random_effects:
-        if not term.posterior.has_folds:
-            continue  # amortized: effect variances are not learned
-        share = _prior_share(term)
+    for term, effects in model.mixed_model.pairs():
+        if effects.is_amortized:
+            continue  # effect variances are not learned
+        share = _prior_share(effects)
         absent = float(np.mean(share < thresholds.ABSENT_SHARE))
         if not _is_absent(share):
             continue
@@ -54,10 +53,10 @@ def check_term_collapse(model: LMMVAE) -> list[Finding]:
     return findings
 
 
-def _prior_share(term: RandomEffect) -> np.ndarray:
+def _prior_share(effects: LevelEffects) -> np.ndarray:
     """Prior variance of a term's contribution over the feature's variance, `(p,)`."""
-    variance = keras.ops.convert_to_numpy(term.posterior.effect_variance)
-    return np.asarray(variance * term.posterior.mean_prior_share())
+    variance = keras.ops.convert_to_numpy(effects.effect_variance)
+    return np.asarray(variance * effects.mean_prior_share())
 
 
 def _is_absent(share: np.ndarray) -> bool:
@@ -65,11 +64,12 @@ def _is_absent(share: np.ndarray) -> bool:
     return bool(is_rare and share.mean() < thresholds.COLLAPSED_SHARE)
 
 
-def check_singletons(model: LMMVAE) -> list[Finding]:
+def check_singletons(model: FittedModel) -> list[Finding]:
     """Terms most of whose levels have one row."""
     findings = []
-    for term in model.random_effects:
-        count = _rows_of_levels(term)
+    for term, effects in model.mixed_model.pairs():
+        count = effects.row_counts()
+        count = count[count > 0.0]
         if len(count) < 2:
             continue
         single = float(np.mean(count <= 1.0))
@@ -91,14 +91,7 @@ def check_singletons(model: LMMVAE) -> list[Finding]:
     return findings
 
 
-def _rows_of_levels(term: RandomEffect) -> np.ndarray:
-    """Numbers of rows of the levels that have any."""
-    count = term.posterior.count if term.posterior.has_folds else term.aggregation_count
-    values = keras.ops.convert_to_numpy(count)
-    return np.asarray(values[values > 0.0])
-
-
-def check_noise_floor(model: LMMVAE) -> list[Finding]:
+def check_noise_floor(model: FittedModel) -> list[Finding]:
     """Features whose noise variance is as small as it is let become."""
     if model.noise_variance_setting is not None:
         return []
@@ -122,16 +115,14 @@ def check_noise_floor(model: LMMVAE) -> list[Finding]:
     ]
 
 
-def check_length_scales(model: LMMVAE) -> list[Finding]:
+def check_length_scales(model: FittedModel) -> list[Finding]:
     """Learned length scales at a bound of their search, of terms that have effects."""
     findings = []
-    for term in model.random_effects:
-        if not isinstance(term, SpatialEffect) or not term.has_learned_basis or term.is_amortized:
-            continue
-        if _is_absent(_prior_share(term)):
+    for term, effects in model.mixed_model.pairs():
+        limits = term.fit_limits()
+        if limits is None or _is_absent(_prior_share(effects)):
             continue  # a surface that is 0 has any length scale
-        scale = float(keras.ops.convert_to_numpy(term.scaled_length_scale))
-        low, high = LENGTH_SCALE_BOUNDS
+        scale, low, high = limits
         is_low = scale <= low * thresholds.LENGTH_SCALE_MARGIN
         if not is_low and scale < high / thresholds.LENGTH_SCALE_MARGIN:
             continue
@@ -141,7 +132,7 @@ def check_length_scales(model: LMMVAE) -> list[Finding]:
             else "the surface is almost flat or a plane over the whole map"
         )
         remedy = (
-            "Use a RandomIntercept of the place instead, or more inducing points (`num_features`)."
+            "Use a RandomIntercept of the place instead, or more inducing points (`num_inducing`)."
             if is_low
             else "Give `length_scale`, a rougher kernel ('matern12'), or leave the term out."
         )

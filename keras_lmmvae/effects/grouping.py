@@ -1,7 +1,8 @@
-"""A grouping factor: its column, its vocabulary and how it is found, looked up and saved."""
+"""A grouping factor: its column and its vocabulary, found, looked up and saved."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import pandas as pd
 import tensorflow as tf
 
 from keras_lmmvae.effects.vocabulary import Vocabulary
-from keras_lmmvae.validation import NULL_INTEGER, as_keys, received
+from keras_lmmvae.validation import NULL_INTEGER, received
 
 __all__ = ["Grouping"]
 
 _FILE = "vocabulary.txt"
-# By `is_integer`.
+# What keys are called, by `is_integer`.
 _KINDS = {True: "integers", False: "strings"}
 
 
@@ -53,13 +54,14 @@ class Grouping:
             )
         return self._vocabulary
 
-    def prepare(self, values: Any) -> np.ndarray:
-        """Keys as int64 or strings; of the type adapted to, once there is one.
+    def conform(self, keys: np.ndarray) -> np.ndarray:
+        """Normalised keys, of the type adapted to once there is one.
+
+        A column that holds no key at all has no type: its missing keys get the one expected.
 
         Raises:
             ValueError: If keys are of another type than those adapted to.
         """
-        keys = as_keys(self.column, values)
         is_integer = keys.dtype.kind == "i"
         if self._is_integer is None or is_integer == self._is_integer:
             return keys
@@ -75,12 +77,7 @@ class Grouping:
         return np.full(len(keys), "", object)
 
     def update_state(self, keys: np.ndarray) -> None:
-        """Counts the keys of some rows; rows without any key leave their type open.
-
-        Raises:
-            ValueError: If keys are of another type than those of earlier rows.
-        """
-        keys = self.prepare(keys)
+        """Counts the keys of some rows. Rows without any key leave their type open."""
         present = _present(keys)
         if len(present) == 0:
             return
@@ -114,7 +111,7 @@ class Grouping:
         """Forgets the rows taken in."""
         self._vocabulary = self._is_integer = self._counts = None
 
-    def lookup(self, keys: tf.Tensor, tables: dict[str, Any] | None = None) -> tf.Tensor:
+    def lookup(self, keys: tf.Tensor, tables: Mapping[str, Any] | None = None) -> tf.Tensor:
         """Codes `(b,)` int32 of keys `(b,)`.
 
         Raises:
@@ -131,7 +128,7 @@ class Grouping:
 
     def extend(self, keys: np.ndarray) -> int:
         """Adds unseen keys behind the present ones and returns the new size."""
-        self._vocabulary = self.vocabulary.extended(self.prepare(keys))
+        self._vocabulary = self.vocabulary.extended(keys)
         return len(self._vocabulary)
 
     def state(self) -> dict[str, Any]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
-import tensorflow as tf
 
 from keras_lmmvae.effects.grouped_effect import GroupedEffect
-from keras_lmmvae.effects.random_effect import Encoded
 from keras_lmmvae.validation import received
 
 __all__ = ["RandomIntercept"]
@@ -46,12 +42,3 @@ class RandomIntercept(GroupedEffect):
                 + received(column=column)
             )
         super().__init__(column, name=name)
-
-    def encode(
-        self, columns: dict[str, tf.Tensor], tables: dict[str, Any] | None = None
-    ) -> Encoded:
-        return {"codes": self.grouping.lookup(columns[self.column], tables)}
-
-    def basis(self, encoded: Encoded) -> tf.Tensor | None:
-        del encoded
-        return None

@@ -11,9 +11,7 @@ import tensorflow as tf
 
 from keras_lmmvae.effects.grouped_effect import GroupedEffect
 from keras_lmmvae.effects.random_effect import Encoded
-from keras_lmmvae.effects.scaling import ColumnScaling, finite_or_zero
-from keras_lmmvae.effects.vocabulary import NULL_CODE
-from keras_lmmvae.validation import as_float_column, check_positive, received
+from keras_lmmvae.validation import check_positive, received
 
 __all__ = ["RandomSlopes"]
 
@@ -78,7 +76,6 @@ class RandomSlopes(GroupedEffect):
         self.time = time
         self.degree = degree
         self.covariates = tuple(covariates)
-        self.scaling = ColumnScaling(numbers)
         self.basis_size = 1 + powers + len(self.covariates)
         self.learn_coefficient_covariance = self.basis_size > 1
 
@@ -87,37 +84,12 @@ class RandomSlopes(GroupedEffect):
         """Number of basis functions that are powers of the time."""
         return self.degree if self.time is not None else 0
 
-    def prepare(self, data: dict[str, Any]) -> dict[str, np.ndarray]:
-        columns = {name: as_float_column(name, data[name]) for name in self.columns[1:]}
-        return {**super().prepare(data), **columns}
+    @property
+    def curve_column(self) -> str | None:
+        return self.time if self._powers else None
 
-    def update_state(self, columns: dict[str, np.ndarray]) -> None:
-        super().update_state(columns)
-        if self.basis_size > 1:
-            self.scaling.update_state(columns)
-
-    def finalize_state(self) -> None:
-        if self.basis_size > 1:
-            self.scaling.finalize_state()
-        super().finalize_state()
-
-    def reset_state(self) -> None:
-        super().reset_state()
-        self.scaling.reset_state()
-
-    def encode(
-        self, columns: dict[str, tf.Tensor], tables: dict[str, Any] | None = None
-    ) -> Encoded:
-        codes = self.grouping.lookup(columns[self.column], tables)
-        if self.basis_size == 1:
-            return {"codes": codes}
-        inputs = self.scaling.scale(columns)  # (b, c)
-        inputs, are_finite = finite_or_zero(inputs)
-        is_finite = tf.reduce_all(are_finite, axis=1)
-        return {
-            "codes": tf.where(is_finite, codes, NULL_CODE),
-            "inputs": tf.where(is_finite[:, None], inputs, tf.zeros_like(inputs)),
-        }
+    def inputs(self, columns: dict[str, tf.Tensor]) -> tf.Tensor | None:
+        return self.scaling.scale(columns) if self.numbers else None
 
     def basis(self, encoded: Encoded) -> tf.Tensor | None:
         if self.basis_size == 1:
@@ -126,9 +98,6 @@ class RandomSlopes(GroupedEffect):
         powers = [inputs[:, :1] ** power for power in range(1, self._powers + 1)]
         covariates = inputs[:, 1 if powers else 0 :]
         return tf.concat([tf.ones_like(inputs[:, :1]), *powers, covariates], axis=1)  # (b, m)
-
-    def typical_values(self) -> dict[str, float]:
-        return dict(zip(self.scaling.columns, self.scaling.center, strict=True))
 
     def coefficient_names(self) -> list[str]:
         powers = [f"{self.time}^{power}" for power in range(2, self._powers + 1)]
@@ -149,13 +118,6 @@ class RandomSlopes(GroupedEffect):
             matrix[row, row] = 1.0 / scale
             matrix[0, row] = -center / scale
         return matrix
-
-    def adapted_state(self) -> dict[str, Any]:
-        return {**super().adapted_state(), "scaling": self.scaling.state()}
-
-    def restore_adapted_state(self, state: dict[str, Any]) -> None:
-        super().restore_adapted_state(state)
-        self.scaling.restore(state["scaling"])
 
     def get_config(self) -> dict[str, Any]:
         return {

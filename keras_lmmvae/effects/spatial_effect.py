@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 from sklearn.cluster import MiniBatchKMeans
 
-from keras_lmmvae import design, kernels
+from keras_lmmvae import design
 from keras_lmmvae.effects.coordinates import (
     check_degrees,
     check_metric,
@@ -18,20 +19,21 @@ from keras_lmmvae.effects.coordinates import (
 )
 from keras_lmmvae.effects.length_scale import fit_length_scale
 from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
-from keras_lmmvae.effects.scaling import ColumnScaling, finite_or_zero
-from keras_lmmvae.effects.vocabulary import NULL_CODE
-from keras_lmmvae.validation import as_float_column, check_positive, received
+from keras_lmmvae.effects.scaling import ColumnScaling
+from keras_lmmvae.kernels import Kernel, KernelBasis, as_kernel
+from keras_lmmvae.validation import check_positive, received
 
 __all__ = ["LENGTH_SCALE_BOUNDS", "SpatialEffect"]
 
 LENGTH_SCALE_BOUNDS = (0.02, 5.0)
-"""Of the search, in standardised coordinates: from finer than any basis resolves to flat over the
-map."""
+"""Limits of the search for a length scale, in standardised coordinates. The lower is finer than any
+basis resolves, the upper is flat over the map."""
 
 _INITIAL_LENGTH_SCALE = 0.5
-# In the units of the coordinates; the paper's, for its own inference.
+# The paper's length scale, in the units of the coordinates, for its own inference.
 _PUBLISHED_LENGTH_SCALE = 1.0
-# Rows that the length-scale search looks at; distinct places that inducing points come from.
+# Most rows that the length-scale search looks at, and most distinct places kept for the choice of
+# the inducing points.
 _MAX_SEARCH_ROWS = 20_000
 _MAX_PLACES = 100_000
 
@@ -50,7 +52,8 @@ class SpatialEffect(RandomEffect):
 
     Args:
         columns: Names of the coordinate columns; (longitude, latitude) for "haversine".
-        kernel: "rbf", "matern12", "matern32" or "matern52".
+        kernel: "rbf", "matern12", "matern32" or "matern52"; or a `kernels.Kernel`, such as the
+            sum of two.
         length_scale: Positive float in the units of the coordinates ("haversine":
             kilometres), fixed; `None`: learned by maximum marginal likelihood.
         metric: "euclidean", or "haversine" for degrees on the globe.
@@ -72,10 +75,12 @@ class SpatialEffect(RandomEffect):
         - Rasmussen, C. E. & Williams, C. K. I. (2006), Gaussian Processes, sections 4.3, 8.1.
     """
 
+    formula_name: ClassVar[str | None] = "gp"
+
     def __init__(
         self,
         columns: tuple[str, ...] | list[str],
-        kernel: str = "rbf",
+        kernel: Kernel | str = "rbf",
         length_scale: float | None = None,
         metric: str = "euclidean",
         num_inducing: int = 256,
@@ -87,29 +92,35 @@ class SpatialEffect(RandomEffect):
                 "Received invalid `columns`, expected the names of the coordinate columns, such "
                 "as ('lon', 'lat'). " + received(columns=columns)
             )
-        kernels.check_kernel(kernel)
+        as_kernel(kernel)
         check_metric(metric, columns)
         check_positive("num_inducing", num_inducing, integer=True, minimum=1)
         if length_scale is not None:
             check_positive("length_scale", length_scale)
         check_positive("seed", seed, integer=True)
-        super().__init__(tuple(columns), name or "_".join(map(str, columns)))
+        super().__init__((), tuple(columns), name or "_".join(map(str, columns)))
         self.kernel = kernel
         self.length_scale = length_scale
         self.metric = metric
         self.num_inducing = num_inducing
         self.seed = seed
-        self.num_levels = 0
         axes = ("_x", "_y", "_z") if metric == "haversine" else self.columns
         self.scaling = ColumnScaling(axes, is_common=True)
         self._places = np.zeros((0, len(axes)))
         self._initial_points: np.ndarray | None = None
 
-    def prepare(self, data: dict[str, Any]) -> dict[str, np.ndarray]:
-        columns = {name: as_float_column(name, data[name]) for name in self.columns}
+    @property
+    def map_columns(self) -> tuple[str, str] | None:
+        return (self.columns[0], self.columns[1]) if len(self.columns) == 2 else None
+
+    @property
+    def map_aspect_is_geographic(self) -> bool:
+        return self.metric == "haversine"
+
+    def conform(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         if self.metric == "haversine":
-            check_degrees(self.columns, columns)
-        return columns
+            check_degrees(self.columns, {name: columns[name] for name in self.columns})
+        return {}
 
     def update_state(self, columns: dict[str, np.ndarray]) -> None:
         positions = {name: value.numpy() for name, value in self._positions(columns).items()}
@@ -152,18 +163,12 @@ class SpatialEffect(RandomEffect):
 
     def build_basis(self, is_amortized: bool) -> None:
         size, width = self.basis_size, len(self.scaling.columns)
-
-        def state(name: str, shape: tuple[int, ...]) -> keras.Variable:
-            return self.add_weight(
-                name=name, shape=shape, initializer="zeros", trainable=False, autocast=False
-            )
-
-        self.inducing_points = state("inducing_points", (size, width))
-        self.projection = state("projection", (size, size))
-        self.scaled_length_scale = state("scaled_length_scale", ())
+        self.inducing_points = self._state("inducing_points", (size, width))
+        self.projection = self._state("projection", (size, size))
+        self.scaled_length_scale = self._state("scaled_length_scale", ())
         self.is_amortized = is_amortized
         if is_amortized:
-            self.code_root = state("code_root", (size, size))
+            self.code_root = self._state("code_root", (size, size))
         if self._initial_points is not None:
             self.inducing_points.assign(self._initial_points)
             fixed = self.length_scale
@@ -173,85 +178,79 @@ class SpatialEffect(RandomEffect):
                 _INITIAL_LENGTH_SCALE if fixed is None else fixed / self.scaling.spread[0]
             )
 
+    def _state(self, name: str, shape: tuple[int, ...]) -> keras.Variable:
+        return self.add_weight(
+            name=name, shape=shape, initializer="zeros", trainable=False, autocast=False
+        )
+
     def set_scaled_length_scale(self, length_scale: float) -> None:
         """Sets the length scale, in standardised coordinates, and the basis that belongs to it."""
         points = keras.ops.convert_to_numpy(self.inducing_points)
+        basis = KernelBasis.of(as_kernel(self.kernel), points, length_scale, "float64")
         self.scaled_length_scale.assign(length_scale)
-        self.projection.assign(kernels.karhunen_loeve_projection(self.kernel, points, length_scale))
+        self.projection.assign(basis.projection)
         if self.is_amortized:
-            self.code_root.assign(kernels.cholesky_coefficients(self.kernel, points, length_scale))
+            self.code_root.assign(basis.root())
 
     @property
     def fitted_length_scale(self) -> float:
         """The length scale in the units of the coordinates ("haversine": kilometres)."""
         return float(self.scaled_length_scale.numpy()) * self.scaling.spread[0]
 
-    def _positions(self, columns: dict[str, Any]) -> dict[str, tf.Tensor]:
-        return to_positions(self.metric, self.columns, columns)
+    def _positions(self, columns: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+        return to_positions(self.metric, self.columns, dict(columns))
 
-    def encode(
-        self, columns: dict[str, tf.Tensor], tables: dict[str, Any] | None = None
-    ) -> Encoded:
+    def codes(self, columns: dict[str, tf.Tensor], tables: Mapping[str, Any] | None) -> tf.Tensor:
+        del tables
+        return tf.zeros(tf.shape(columns[self.columns[0]])[0], tf.int32)
+
+    def inputs(self, columns: dict[str, tf.Tensor]) -> tf.Tensor | None:
         self.require_adapted()
-        inputs = self.scaling.scale(self._positions(columns))
-        inputs, are_finite = finite_or_zero(inputs)
-        is_finite = tf.reduce_all(are_finite, axis=1)
-        return {
-            "codes": tf.where(is_finite, 0, NULL_CODE),
-            "inputs": tf.where(is_finite[:, None], inputs, tf.zeros_like(inputs)),
-        }
+        return self.scaling.scale(self._positions(columns))
 
-    def basis(self, encoded: Encoded) -> tf.Tensor | None:
-        matrix = kernels.kernel_matrix(
-            self.kernel,
-            encoded["inputs"],
+    @property
+    def kernel_basis(self) -> KernelBasis:
+        """The features of the process on the inducing points, at the current length scale."""
+        return KernelBasis(
+            as_kernel(self.kernel),
             self.inducing_points.value,
             self.scaled_length_scale.value,
+            tf.convert_to_tensor(self.projection),
         )
-        return tf.matmul(matrix, tf.convert_to_tensor(self.projection))  # (b, m)
+
+    def basis(self, encoded: Encoded) -> tf.Tensor | None:
+        return self.kernel_basis.features(encoded["inputs"])
+
+    def basis_variables(self) -> list[keras.Variable]:
+        return [self.inducing_points, self.projection, self.scaled_length_scale]
 
     @property
     def has_learned_basis(self) -> bool:
         return self.length_scale is None
 
     def fit_basis(self, inputs: np.ndarray, residual: np.ndarray) -> None:
-        """Learns the length scale; see `fit_length_scale`."""
+        """Learns the length scale by maximum marginal likelihood; see `fit_length_scale`."""
         if len(inputs) > _MAX_SEARCH_ROWS:
             rng = np.random.default_rng(self.seed)
             chosen = rng.choice(len(inputs), _MAX_SEARCH_ROWS, replace=False)
             inputs, residual = inputs[chosen], residual[chosen]
-        points = keras.ops.convert_to_numpy(self.inducing_points)
+        kernel, points = as_kernel(self.kernel), keras.ops.convert_to_numpy(self.inducing_points)
 
         def basis_of(rows: tf.Tensor, length_scale: float) -> tf.Tensor:
-            projection = kernels.karhunen_loeve_projection(self.kernel, points, length_scale)
-            matrix = kernels.kernel_matrix(
-                self.kernel, rows, tf.constant(points), tf.constant(length_scale)
-            )
-            return tf.matmul(matrix, tf.constant(projection, tf.float32))
+            return KernelBasis.of(kernel, points, length_scale).features(rows)
 
         self.set_scaled_length_scale(
             fit_length_scale(basis_of, inputs, residual, LENGTH_SCALE_BOUNDS)
         )
 
-    def unmodelled_variance(self, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor | float:
+    def fit_limits(self) -> tuple[float, float, float] | None:
+        if not self.has_learned_basis or self.is_amortized:
+            return None
+        return float(keras.ops.convert_to_numpy(self.scaled_length_scale)), *LENGTH_SCALE_BOUNDS
+
+    def missing_share(self, basis: tf.Tensor | None, variance: tf.Tensor | float) -> Any:
         """Variance of the process at a place given its values at the inducing points."""
-        return self._missing_variance(1.0, codes, basis)
-
-    def excess_variance(self, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor | float:
-        """The same in excess of its average over the training rows, which the noise holds."""
-        posterior = self.posterior
-        total = tf.reduce_sum(posterior.gram * np.eye(self.basis_size, dtype=np.float32))
-        rows = tf.reduce_sum(posterior.count)
-        average = tf.where(rows > 0.0, tf.math.divide_no_nan(total, rows), 1.0)
-        return self._missing_variance(average, codes, basis)
-
-    def _missing_variance(
-        self, share: tf.Tensor | float, codes: tf.Tensor, basis: tf.Tensor | None
-    ) -> tf.Tensor:
-        """Variance up to a share of the prior's, as far as the basis does not reach it."""
-        left = tf.maximum(share - tf.reduce_sum(tf.square(basis), axis=1), 0.0)
-        left = tf.where(codes >= 0, left, tf.zeros_like(left))
-        return left[:, None] * self.posterior.effect_variance
+        return KernelBasis.missing(basis, variance)
 
     @property
     def code_size(self) -> int:
@@ -277,22 +276,10 @@ class SpatialEffect(RandomEffect):
     def table_of_means(self, means: tf.Tensor) -> tf.Tensor:
         return tf.matmul(tf.convert_to_tensor(self.code_root), means[:, 0])[None]
 
-    def effects_in_units(self, noise_variance: tf.Tensor | None = None) -> np.ndarray:
-        """Values of the surface at the inducing points, `(m, 1, p)`, or their deviations."""
-        basis = self.basis({"inputs": tf.convert_to_tensor(self.inducing_points)})
-        if noise_variance is None:
-            values = tf.matmul(basis, self.posterior.effects[0])
-        else:
-            values = tf.sqrt(self.posterior.marginal_variances(basis, noise_variance)[0])
-        return np.asarray(values)[:, None, :]
-
-    def served_variables(self) -> list[keras.Variable]:
-        basis = [self.inducing_points, self.projection, self.scaled_length_scale]
-        design = [self.posterior.gram, self.posterior.count] if self.posterior.has_folds else []
-        return [*super().served_variables(), *basis, *design]
-
-    def column_dtypes(self) -> dict[str, tf.DType]:
-        return dict.fromkeys(self.columns, tf.float32)
+    def user_basis(self) -> np.ndarray:
+        """Turns coefficients into values of the surface at the inducing points."""
+        points = tf.convert_to_tensor(self.inducing_points)
+        return np.asarray(self.kernel_basis.features(points), np.float64)
 
     def typical_values(self) -> dict[str, float]:
         return dict(zip(self.columns, self.level_names()[0], strict=True))
@@ -307,6 +294,9 @@ class SpatialEffect(RandomEffect):
         points = from_positions(self.metric, points)
         return [tuple(float(value) for value in point) for point in points]
 
+    def coefficient_names(self) -> list[str]:
+        return ["intercept"]
+
     def adapted_state(self) -> dict[str, Any]:
         return {**super().adapted_state(), "scaling": self.scaling.state()}
 
@@ -315,12 +305,22 @@ class SpatialEffect(RandomEffect):
         self.scaling.restore(state["scaling"])
 
     def get_config(self) -> dict[str, Any]:
+        kernel = self.kernel
         return {
             "columns": list(self.columns),
-            "kernel": self.kernel,
+            "kernel": keras.saving.serialize_keras_object(kernel)
+            if isinstance(kernel, Kernel)
+            else kernel,
             "length_scale": self.length_scale,
             "metric": self.metric,
             "num_inducing": self.num_inducing,
             "seed": self.seed,
             **super().get_config(),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> SpatialEffect:
+        kernel = config["kernel"]
+        if isinstance(kernel, dict):
+            kernel = keras.saving.deserialize_keras_object(kernel)
+        return cls(**{**config, "kernel": kernel})

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from keras_lmmvae.export.model_card import model_card, render_card
 from keras_lmmvae.export.publishing import CARD_FILE, publish, read_card
-from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.lmmvae import LMMVAE
 from keras_lmmvae.validation import received
 
 __all__ = ["MODEL_FILE", "export", "inspect", "load_run"]

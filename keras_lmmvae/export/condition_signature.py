@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tensorflow as tf
 
-from keras_lmmvae.effects.random_effect import RandomEffect
-from keras_lmmvae.effects.random_intercept import RandomIntercept
-from keras_lmmvae.model.conditioning import CONDITION_ROUNDS
-from keras_lmmvae.model.rows import FEATURES, Rows
-
-if TYPE_CHECKING:
-    from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
+from keras_lmmvae.effects.vocabulary import UNKNOWN_CODE
+from keras_lmmvae.fitted_model import FittedModel
+from keras_lmmvae.inspection.conditioning import condition_on_support
+from keras_lmmvae.rows import FEATURES, Rows
 
 __all__ = ["MASK", "SUPPORT", "ConditionSignature", "can_condition"]
 
@@ -22,37 +20,40 @@ Columns = dict[str, tf.Tensor]
 Encode = Callable[[Columns, list[RandomEffect]], Rows]
 
 
-def can_condition(model: LMMVAE, term: RandomEffect) -> bool:
-    """Whether a term has the signature: intercepts, in closed form; no factorisation served."""
-    return isinstance(term, RandomIntercept) and model.posterior == "conjugate"
+def can_condition(model: FittedModel) -> bool:
+    """Whether the terms have the signature: a closed-form posterior is needed."""
+    return model.posterior == "conjugate"
 
 
 class ConditionSignature:
-    """Effects of an unseen level given its support rows, and the reconstruction of a row of it.
+    """Effects of a level given its support rows, and the reconstruction of a row of it.
 
-        effects = sum_s r[s] / (count + noise_variance / effect_variance),  r = x - f(u) - others
-
-    as `LMMVAE.condition` for a level never seen. A request's row brings its own support, so that
-    batches of a server's clients cannot mix.
+    The level of a factor is one never seen, and starts at the prior. A surface starts at what
+    the model knows of it. The effects are the posterior means that `LMMVAE.condition` gives, and
+    are read at the row. A request's row brings its own support, so that batches of a server's
+    clients cannot mix.
 
     Args:
         model: A fitted model with the conjugate posterior.
-        term: The term with intercepts whose level is new.
+        term: The term.
         encode: Function that encodes raw columns for some terms.
     """
 
-    def __init__(self, model: LMMVAE, term: RandomEffect, encode: Encode) -> None:
+    def __init__(self, model: FittedModel, term: RandomEffect, encode: Encode) -> None:
         self._model, self._term, self._encode = model, term, encode
         self.others = [other for other in model.random_effects if other is not term]
+        # The level's key does not travel: it is one that the model does not know.
+        names = [column for other in self.others for column in other.columns]
+        self.columns = list(dict.fromkeys([*names, *term.numbers]))
 
     def input_specs(self, columns: dict[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
-        """Inputs: the row "x" `(b, p)`, "support" `(b, m, p)` with "support_mask" `(b, m)`.
+        """Inputs: the row "x" `(b, p)`, "support" `(b, s, p)` with "support_mask" `(b, s)`.
 
-        The columns of the other terms come along, for the row as they are and for the support
-        rows as "support_<column>" `(b, m)`.
+        The columns of the other terms, and the numbers of the term itself, come along: for the
+        row as they are, and for the support rows as "support_<column>" `(b, s)`.
 
         Args:
-            columns: Specifications of the other terms' columns.
+            columns: Specifications of all columns.
         """
         width = self._model.num_features
         specs = {
@@ -60,64 +61,77 @@ class ConditionSignature:
             SUPPORT: tf.TensorSpec((None, None, width), tf.float32, name=SUPPORT),
             MASK: tf.TensorSpec((None, None), tf.float32, name=MASK),
         }
-        for name, spec in columns.items():
+        for name in self.columns:
             support = f"{SUPPORT}_{name}"
-            specs[name] = spec
-            specs[support] = tf.TensorSpec((None, None), spec.dtype, name=support)
+            specs[name] = columns[name]
+            specs[support] = tf.TensorSpec((None, None), columns[name].dtype, name=support)
         return specs
 
     def __call__(self, inputs: Columns) -> Columns:
-        """Reconstruction `(b, p)`, effects and their deviations, in the features' units."""
-        model = self._model
-        rows = self._encode({name: inputs[name] for name in self._row_columns()}, self.others)
-        effects, variance = self._effects(inputs)
-        contribution = self._others(rows) + effects
-        mean, _ = model.latent_posterior(rows, contribution)
+        """Reconstruction `(b, p)`, the row's effects and their deviations, in features' units."""
+        if self._term.has_levels:
+            return self._answer(inputs)
+
+        # The matrices of a surface are large: one row of the request after the other.
+        def one(row: Columns) -> Columns:
+            answer = self._answer({name: value[None] for name, value in row.items()})
+            return {name: value[0] for name, value in answer.items()}
+
+        signature = tf.TensorSpec((self._model.num_features,), tf.float32)
+        outputs = ("reconstruction", "effects", "standard_deviation")
+        return tf.map_fn(one, inputs, fn_output_signature=dict.fromkeys(outputs, signature))
+
+    def _answer(self, inputs: Columns) -> Columns:
+        model, term, size = self._model, self._term, tf.shape(inputs[SUPPORT])
+        columns = {name: inputs[name] for name in (FEATURES, *self.columns)}
+        rows, own = self._encoded(columns)
+        support, level = self._encoded(self._support_columns(inputs))
+        cells = self._cells(inputs, support, level)
+        posterior = condition_on_support(
+            model,
+            term,
+            support,
+            model.mixed_model.parts(support, self.others),
+            tf.reshape(self._basis(level), (size[0], size[1], term.basis_size)),
+            cells,
+            UNKNOWN_CODE if term.has_levels else 0,
+        )
+        basis = self._basis(own)  # (b, m)
+        effects = tf.reduce_sum(basis[:, :, None] * posterior.mean, axis=1)
+        product = tf.reduce_sum(posterior.covariance * basis[:, None, None, :], axis=-1)
+        variance = tf.reduce_sum(product * basis[:, None, :], axis=-1)
+        parts = {**model.mixed_model.parts(rows, self.others), term.label: effects}
         scale = tf.convert_to_tensor(model.feature_scale)
         return {
-            "reconstruction": model.to_units(model.decode_standard(mean) + contribution),
+            "reconstruction": model.to_units(model.infer(rows, parts).mean),
             "effects": effects * scale,
-            "standard_deviation": tf.sqrt(variance) * scale,
+            "standard_deviation": tf.sqrt(tf.maximum(variance, 0.0)) * scale,
         }
 
-    def _row_columns(self) -> list[str]:
-        return [FEATURES, *dict.fromkeys(column for term in self.others for column in term.columns)]
+    def _encoded(self, columns: Columns) -> tuple[Rows, Encoded]:
+        """Rows encoded for the other terms, and for the level that the request is about."""
+        names = {FEATURES, *(name for other in self.others for name in other.columns)}
+        rows = self._encode({k: v for k, v in columns.items() if k in names}, self.others)
+        return rows, self._term.encode_of_one_level(columns)
 
-    def _effects(self, inputs: Columns) -> tuple[tf.Tensor, tf.Tensor]:
-        """Posterior mean and variance of the level's effects, `(b, p)` each, standardised."""
-        model, shape = self._model, tf.shape(inputs[SUPPORT])
-        rows, cells = self._support_rows(inputs)
-        others = self._others(rows)
-        noise = model.effects_noise_variance()
-        ratio = noise / self._term.posterior.effect_variance
-        count = tf.reduce_sum(cells, axis=1)  # (b, p)
-        left_out = tf.zeros_like(cells)
-        for _ in range(CONDITION_ROUNDS):
-            flat = tf.reshape(left_out, (-1, shape[2]))
-            mean, _ = model.latent_posterior(rows, others + flat)
-            residual = rows[FEATURES] - model.decode_standard(mean) - others
-            weighted = cells * tf.reshape(residual, shape)
-            total = tf.reduce_sum(weighted, axis=1, keepdims=True)
-            # Every support row reads what the other rows say: its own part is taken out.
-            rest = tf.maximum(count[:, None, :] - cells, 0.0)
-            left_out = (total - weighted) / (rest + ratio)
-        return total[:, 0] / (count + ratio), noise / (count + ratio)
+    def _basis(self, encoded: Encoded) -> tf.Tensor:
+        """Basis vectors `(rows, m)`; 0 for rows that lack an input."""
+        present = tf.cast(encoded["codes"] >= 0, tf.float32)[:, None]
+        basis = self._term.basis(encoded)
+        return present if basis is None else basis * present
 
-    def _support_rows(self, inputs: Columns) -> tuple[Rows, tf.Tensor]:
-        """Encoded support rows, one below the other, and which cells count, `(b, m, p)`."""
-        support = inputs[SUPPORT]
-        shape = tf.shape(support)
-        columns: dict[str, Any] = {FEATURES: tf.reshape(support, (-1, shape[2]))}
-        for name in self._row_columns()[1:]:
+    def _support_columns(self, inputs: Columns) -> Columns:
+        """Columns of the support rows, one below the other."""
+        columns: dict[str, Any] = {
+            FEATURES: tf.reshape(inputs[SUPPORT], (-1, self._model.num_features))
+        }
+        for name in self.columns:
             columns[name] = tf.reshape(inputs[f"{SUPPORT}_{name}"], (-1,))
-        rows = self._encode(columns, self.others)
-        mask = tf.cast(inputs[MASK] > 0.0, tf.float32)
-        observed = tf.cast(tf.reshape(rows["observed"], shape), tf.float32)
-        return rows, observed * mask[:, :, None]
+        return columns
 
-    def _others(self, rows: Rows) -> tf.Tensor:
-        """Contributions of the other terms, `(rows, p)`."""
-        total = tf.zeros_like(rows[FEATURES])
-        for other in self.others:
-            total += self._model.effects_fit.term_contribution(other, rows)
-        return total
+    def _cells(self, inputs: Columns, rows: Rows, level: Encoded) -> tf.Tensor:
+        """Which cells of the support count, `(b, s, p)`."""
+        mask = tf.reshape(tf.cast(inputs[MASK] > 0.0, tf.float32), (-1,))
+        mask *= tf.cast(level["codes"] >= 0, tf.float32)
+        cells = tf.cast(rows["observed"], tf.float32) * mask[:, None]
+        return tf.reshape(cells, tf.shape(inputs[SUPPORT]))

@@ -5,15 +5,12 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
+from keras_lmmvae.columns import FEATURES
+from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.export.condition_signature import MASK, SUPPORT, can_condition
-from keras_lmmvae.model.rows import FEATURES
+from keras_lmmvae.fitted_model import FittedModel
 from keras_lmmvae.validation import received
-
-if TYPE_CHECKING:
-    from keras_lmmvae.effects.random_effect import RandomEffect
-    from keras_lmmvae.model.lmmvae import LMMVAE
 
 __all__ = ["LATENT", "check_input_names"]
 
@@ -26,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 _NO_PARAMETERS = {*keyword.kwlist, "self"}
 
 
-def check_input_names(model: LMMVAE) -> None:
+def check_input_names(model: FittedModel) -> None:
     """Raises if a served model could not have the columns of a model's terms as its inputs.
 
     TensorFlow finds out while it writes a SavedModel, and names no column.
@@ -64,16 +61,16 @@ def _check_distinct(names: Iterable[str]) -> None:
         seen[plain] = name
 
 
-def _signatures(model: LMMVAE) -> Iterator[list[str]]:
+def _signatures(model: FittedModel) -> Iterator[list[str]]:
     """The names of each signature's inputs; those that are no columns come first."""
     columns = _columns(model.random_effects)
     yield [FEATURES, *columns]
     yield [LATENT, *columns]
     for term in model.random_effects:
-        if can_condition(model, term):
+        if can_condition(model):
             others = _columns([other for other in model.random_effects if other is not term])
-            supports = [f"{SUPPORT}_{column}" for column in others]
-            yield [FEATURES, SUPPORT, MASK, *supports, *others]
+            names = list(dict.fromkeys([*others, *term.numbers]))
+            yield [FEATURES, SUPPORT, MASK, *(f"{SUPPORT}_{name}" for name in names), *names]
 
 
 def _columns(terms: list[RandomEffect]) -> list[str]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 import platform
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lmmvae.model.feature_names import listed
-from keras_lmmvae.model.reporting import component_names
-
-if TYPE_CHECKING:
-    from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.feature_names import listed
+from keras_lmmvae.fitted_model import FittedModel
 
 __all__ = ["KEY_POLICY", "data_fingerprint", "model_card", "render_card"]
 
@@ -26,7 +23,7 @@ KEY_POLICY = (
 _PACKAGES = ("keras_lmmvae", "tensorflow", "keras", "tensorflow_probability", "numpy")
 
 
-def model_card(model: LMMVAE) -> dict[str, Any]:
+def model_card(model: FittedModel) -> dict[str, Any]:
     """The facts about a fitted model, ready for JSON.
 
     Args:
@@ -47,7 +44,7 @@ def model_card(model: LMMVAE) -> dict[str, Any]:
         "feature_names": model.feature_names,
         "latent_dim": model.latent_dim,
         "parameters": int(
-            model.latent_encoder.count_params() + model.latent_decoder.count_params()
+            model.networks.encoder.count_params() + model.networks.decoder.count_params()
         ),
         "terms": [_term_card(term, components) for term in model.random_effects],
         "noise_variance": noise,
@@ -66,24 +63,23 @@ def _term_card(term: Any, components: Any) -> dict[str, Any]:
         "columns": list(term.columns),
         "levels": int(term.num_levels),
         "basis": int(term.basis_size),
-        "mean_variance": {name: float(components[name]) for name in component_names(term)},
+        "mean_variance": {name: float(components[name]) for name in term.component_names()},
     }
     length_scale = getattr(term, "fitted_length_scale", None)
     return card if length_scale is None else {**card, "length_scale": float(length_scale)}
 
 
-def _intraclass_correlation(model: LMMVAE) -> dict[str, float]:
+def _intraclass_correlation(model: FittedModel) -> dict[str, float]:
     """Each term's share of the variance beside f(u) at an average row, mean over features."""
     variances = {}
-    for term in model.random_effects:
-        posterior = term.posterior
-        share = posterior.mean_prior_share() if posterior.has_folds else 1.0
-        variances[term.label] = share * np.asarray(posterior.effect_variance, np.float64)
+    for term, effects in model.mixed_model.pairs():
+        share = 1.0 if effects.is_amortized else effects.mean_prior_share()
+        variances[term.label] = share * np.asarray(effects.effect_variance, np.float64)
     total = np.asarray(model.noise_variance, np.float64) + sum(variances.values())
     return {label: float((values / total).mean()) for label, values in variances.items()}
 
 
-def data_fingerprint(model: LMMVAE) -> str:
+def data_fingerprint(model: FittedModel) -> str:
     """SHA-256 of what `adapt` and `fit` kept of the data: moments, keys, rows by level.
 
     The same training rows give the same fingerprint, in any order; it tells no value of theirs.
@@ -91,12 +87,12 @@ def data_fingerprint(model: LMMVAE) -> str:
     digest = hashlib.sha256()
     for variable in (model.feature_mean, model.feature_scale):
         digest.update(np.asarray(variable, np.float32).tobytes())
-    for term in model.random_effects:
+    for term, effects in model.mixed_model.pairs():
         digest.update(term.label.encode())
         for vocabulary in term.vocabularies().values():
             digest.update("\n".join(map(str, vocabulary.keys)).encode())
-        if term.posterior.has_folds:
-            digest.update(np.asarray(term.posterior.count, np.float32).tobytes())
+        if not effects.is_amortized:
+            digest.update(np.asarray(effects.table.count, np.float32).tobytes())
     return digest.hexdigest()
 
 

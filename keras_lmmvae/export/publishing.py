@@ -7,7 +7,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keras_lmmvae.export.input_names import check_input_names
 from keras_lmmvae.export.model_card import model_card
@@ -15,10 +15,8 @@ from keras_lmmvae.export.requests import example_requests
 from keras_lmmvae.export.saved_model import write_saved_model
 from keras_lmmvae.export.verification import verify_saved_model
 from keras_lmmvae.export.warmup import read_warmup_requests, write_warmup_requests
+from keras_lmmvae.fitted_model import FittedModel
 from keras_lmmvae.validation import received
-
-if TYPE_CHECKING:
-    from keras_lmmvae.model.lmmvae import LMMVAE
 
 __all__ = ["CARD_FILE", "Published", "publish", "read_card"]
 
@@ -43,7 +41,7 @@ class Published:
     largest_difference: float
 
 
-def publish(model: LMMVAE, filepath: str | Path, *, warmup: bool = True) -> Published:
+def publish(model: FittedModel, filepath: str | Path, *, warmup: bool = True) -> Published:
     """Writes `models/<name>/<version>` for TensorFlow Serving, checked before it appears.
 
     The SavedModel, its card (`assets.extra/model_card.json`) and warm-up requests are written

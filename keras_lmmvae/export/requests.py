@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from keras_lmmvae.export.condition_signature import can_condition
+from keras_lmmvae.fitted_model import FittedModel
 from keras_lmmvae.validation import NULL_INTEGER
-
-if TYPE_CHECKING:
-    from keras_lmmvae.model.lmmvae import LMMVAE
 
 __all__ = ["example_columns", "example_requests", "unseen_key"]
 
@@ -18,7 +16,7 @@ NUM_ROWS = 4
 UNSEEN_STRING, UNSEEN_INTEGER = "a key that was never seen", -(2**62)
 
 
-def example_columns(model: LMMVAE) -> dict[str, np.ndarray]:
+def example_columns(model: FittedModel) -> dict[str, np.ndarray]:
     """Four rows: two usual ones, one with unseen keys, one with null keys and a missing cell.
 
     Features are a standard deviation around their means; keys are the first ones the model knows;
@@ -56,7 +54,7 @@ def _keys(vocabulary: Any) -> np.ndarray:
     return np.array([first, last, UNSEEN_STRING, ""], object)
 
 
-def example_requests(model: LMMVAE) -> list[dict[str, Any]]:
+def example_requests(model: FittedModel) -> list[dict[str, Any]]:
     """A request for every signature of the model's export.
 
     Args:
@@ -77,7 +75,7 @@ def example_requests(model: LMMVAE) -> list[dict[str, Any]]:
     for term in model.random_effects:
         own = {column: columns[column] for column in term.columns}
         requests.append({"signature": f"random_effects_{term.name}", "inputs": own})
-        if can_condition(model, term):
+        if can_condition(model):
             inputs = _condition_inputs(model, term, columns)
             requests.append({"signature": f"condition_{term.name}", "inputs": inputs})
     return requests

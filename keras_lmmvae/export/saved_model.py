@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
 from keras_lmmvae.export.input_names import check_input_names
 from keras_lmmvae.export.serving_module import ServingModule
-
-if TYPE_CHECKING:
-    from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.fitted_model import FittedModel
 
 __all__ = ["export_saved_model", "write_saved_model"]
 
 
-def export_saved_model(model: LMMVAE, filepath: str | Path, *, keys_in_graph: bool = False) -> None:
+def export_saved_model(
+    model: FittedModel, filepath: str | Path, *, keys_in_graph: bool = False
+) -> None:
     """Writes the SavedModel of a fitted model; see `LMMVAE.export`.
 
     The folder is written beside its place and renamed: a failed export leaves what was there
@@ -43,7 +42,7 @@ def export_saved_model(model: LMMVAE, filepath: str | Path, *, keys_in_graph: bo
         os.replace(fresh, target)
 
 
-def write_saved_model(model: LMMVAE, folder: Path, vocabularies: Path | None) -> None:
+def write_saved_model(model: FittedModel, folder: Path, vocabularies: Path | None) -> None:
     """Writes the SavedModel of a fitted model into a folder that does not exist yet.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,10 +13,8 @@ from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.effects.vocabulary import ServedTable
 from keras_lmmvae.export.condition_signature import ConditionSignature, can_condition
 from keras_lmmvae.export.input_names import LATENT
-from keras_lmmvae.model.rows import EFFECTS, FEATURES, Rows, encode_rows
-
-if TYPE_CHECKING:
-    from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.fitted_model import FittedModel
+from keras_lmmvae.rows import EFFECTS, FEATURES, Rows, encode_rows
 
 __all__ = ["ServingModule", "Untracked"]
 
@@ -32,7 +30,7 @@ class ServingModule(tf.Module):
         folder: Folder for the files of keys, which become assets; `None`: keys in the graph.
     """
 
-    def __init__(self, model: LMMVAE, folder: Path | None) -> None:
+    def __init__(self, model: FittedModel, folder: Path | None) -> None:
         super().__init__(name="lmmvae")
         self._model = Untracked(model)
         self.state = [variable.value for variable in _served_variables(model)]
@@ -65,7 +63,7 @@ class ServingModule(tf.Module):
         }
 
     def _term_functions(self) -> dict[str, tuple[Answer, dict[str, tf.TensorSpec]]]:
-        """`random_effects` of every term and `condition` of those with intercepts.
+        """`random_effects` of every term, and `condition` where there is a closed form.
 
         With one such term the signature has the plain name as well.
         """
@@ -74,9 +72,9 @@ class ServingModule(tf.Module):
         for term in model.random_effects:
             specs = self._column_specs([term])
             found[f"random_effects_{term.name}"] = (self._random_effects(term), specs)
-            if can_condition(model, term):
+            if can_condition(model):
                 condition = ConditionSignature(model, term, self._rows)
-                specs = condition.input_specs(self._column_specs(condition.others))
+                specs = condition.input_specs(self._column_specs(model.random_effects))
                 found[f"condition_{term.name}"] = (condition, specs)
         for name in ("random_effects", "condition"):
             own = [key for key in found if key.startswith(f"{name}_")]
@@ -108,36 +106,33 @@ class ServingModule(tf.Module):
 
     def _serve(self, columns: Columns) -> Columns:
         model, rows = self._model.value, self._rows(columns)
-        contribution = model.effects_fit.contribution(rows)
-        mean, _ = model.latent_posterior(rows, contribution)
+        seen = model.infer(rows)
+        deviation = tf.sqrt(model.predictive_variance(rows)) * model.feature_scale
         return {
-            "reconstruction": model.to_units(model.decode_standard(mean) + contribution),
-            "standard_deviation": tf.sqrt(self._variance(rows)) * model.feature_scale,
-            "latent_mean": mean,
+            "reconstruction": model.to_units(seen.mean),
+            "standard_deviation": deviation,
+            "latent_mean": seen.latent_mean,
             **self._known(rows),
         }
 
     def _encode(self, columns: Columns) -> Columns:
-        model, rows = self._model.value, self._rows(columns)
-        mean, log_var = model.latent_posterior(rows, model.effects_fit.contribution(rows))
+        mean, log_var = self._model.value.infer(self._rows(columns)).latent
         return {"latent_mean": mean, "latent_log_var": log_var}
 
     def _decode(self, columns: Columns) -> Columns:
         model, latent = self._model.value, columns[LATENT]
         effects = {name: values for name, values in columns.items() if name != LATENT}
         rows = self._rows(self._without_features(effects, latent))
-        contribution = model.effects_fit.contribution(rows)
-        standard = model.decode_standard(latent) + contribution
+        seen = model.infer(rows)
+        standard = seen.decoded(latent) + seen.contribution
         return {"reconstruction": model.to_units(standard), **self._known(rows)}
 
     def _anomaly_score(self, columns: Columns) -> Columns:
         """Squared errors over predictive variances: 1 on average for rows like the training's."""
         model, rows = self._model.value, self._rows(columns)
-        contribution = model.effects_fit.contribution(rows)
-        mean, _ = model.latent_posterior(rows, contribution)
-        error = rows[FEATURES] - model.decode_standard(mean) - contribution
         observed = tf.cast(rows["observed"], tf.float32)
-        squares = observed * tf.square(error) / self._variance(rows)
+        error = model.infer(rows).error
+        squares = observed * tf.square(error) / model.predictive_variance(rows)
         cells = tf.reduce_sum(observed, axis=1)
         score = tf.math.divide_no_nan(tf.reduce_sum(squares, axis=1), cells)
         return {"score": score, "squared_residual": squares, **self._known(rows)}
@@ -146,20 +141,16 @@ class ServingModule(tf.Module):
         def answer(columns: Columns) -> Columns:
             model = self._model.value
             rows = self._rows(self._without_features(columns, *columns.values()), [term])
-            variance = model.effects_fit.row_variance(term, rows, marginal=True)
+            noise = model.effects_noise_variance()
+            variance = model.mixed_model.term_variance(term.label, rows, noise)
             scale = tf.convert_to_tensor(model.feature_scale)
             return {
-                "mean": model.effects_fit.term_contribution(term, rows) * scale,
+                "mean": model.mixed_model.parts(rows, [term])[term.label] * scale,
                 "standard_deviation": tf.sqrt(variance) * scale,
                 "known": rows[EFFECTS][term.label]["codes"] >= 0,
             }
 
         return answer
-
-    def _variance(self, rows: Rows) -> tf.Tensor:
-        """Variance of a new observation around its reconstruction, `(b, p)`, standardised."""
-        model = self._model.value
-        return model.noise_variance + model.effects_fit.contribution_variance(rows)
 
     def _known(self, rows: Rows) -> Columns:
         """Whether each term knows the row's level or place."""
@@ -179,13 +170,8 @@ class Untracked:
         self.value = value
 
 
-def _served_variables(model: LMMVAE) -> list[keras.Variable]:
+def _served_variables(model: FittedModel) -> list[keras.Variable]:
     """Variables that answers read: networks, scales, effects; not what training keeps."""
-    variables = [*model.latent_encoder.variables, *model.latent_decoder.variables]
-    variables += [model.feature_mean, model.feature_scale, model.residual_scale]
-    variables += [model.noise_variance]
-    if model.posterior == "conjugate" and model.random_effects:
-        variables.append(model.inflation)
-    for term in model.random_effects:
-        variables += term.served_variables()
-    return variables
+    variables = [*model.networks.variables, model.feature_mean, model.feature_scale]
+    variables += [model.noise_variance, *model.mixed_model.served_variables()]
+    return list({id(variable): variable for variable in variables}.values())

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from keras_lmmvae.export.c_process import run_in_c_process
 from keras_lmmvae.export.requests import example_columns, unseen_key
+from keras_lmmvae.fitted_model import FittedModel
 from keras_lmmvae.validation import received
-
-if TYPE_CHECKING:
-    from keras_lmmvae.model.lmmvae import LMMVAE
 
 __all__ = ["expected_answers", "verify_saved_model"]
 
@@ -21,7 +19,9 @@ TOLERANCE = 1e-3
 """Of a difference, relative to the spread of the answers of its kind; float32 gives about 1e-5."""
 
 
-def verify_saved_model(model: LMMVAE, folder: Path, requests: Sequence[Mapping[str, Any]]) -> float:
+def verify_saved_model(
+    model: FittedModel, folder: Path, requests: Sequence[Mapping[str, Any]]
+) -> float:
     """Replays requests in a process without TensorFlow's Python and compares with the model.
 
     Args:
@@ -65,7 +65,7 @@ def _difference(served: Any, expected: np.ndarray) -> float:
 
 
 def expected_answers(
-    model: LMMVAE, signature: str, inputs: Mapping[str, Any]
+    model: FittedModel, signature: str, inputs: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """What the Python model says to a request.
 
@@ -99,7 +99,7 @@ def expected_answers(
     raise ValueError("The model has no such signature. " + received(signature=signature))
 
 
-def _decoded(model: LMMVAE, inputs: Mapping[str, Any]) -> np.ndarray:
+def _decoded(model: FittedModel, inputs: Mapping[str, Any]) -> np.ndarray:
     columns = {name: values for name, values in inputs.items() if name != "latent"}
     population = model.decode(inputs["latent"])
     rows = {**columns, "x": population}
@@ -107,7 +107,7 @@ def _decoded(model: LMMVAE, inputs: Mapping[str, Any]) -> np.ndarray:
     return np.asarray(population + sum(contributions))
 
 
-def _scores(model: LMMVAE, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _scores(model: FittedModel, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     prediction = model.predictive(dict(inputs))
     x = np.asarray(inputs["x"], np.float64)
     squares = np.square((x - prediction.mean) / prediction.standard_deviation)
@@ -117,14 +117,16 @@ def _scores(model: LMMVAE, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {"score": score, "squared_residual": squares}
 
 
-def _term_effects(model: LMMVAE, term: Any, inputs: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
+def _term_effects(
+    model: FittedModel, term: Any, inputs: Mapping[str, Any]
+) -> tuple[np.ndarray, ...]:
     """Effects of one term; the columns of the others are filled with what they know."""
     count = len(next(iter(inputs.values())))
     usual = {name: np.repeat(v[:1], count, axis=0) for name, v in example_columns(model).items()}
     return model.term_effects(term.label, {**usual, **inputs})
 
 
-def _conditioned(model: LMMVAE, term: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _conditioned(model: FittedModel, term: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """`condition` row by row, each with its own support; without support: the prior."""
     effects, deviations = [], []
     for row, mask in enumerate(np.asarray(inputs["support_mask"]) > 0):

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_lmmvae import design
 from keras_lmmvae.layers.coded_rows import Shape, check_shapes, unpack, working_dtype
-from keras_lmmvae.layers.level_posterior import LevelPosterior, level_posterior
+from keras_lmmvae.linalg import LevelPosterior, level_posterior
 from keras_lmmvae.validation import check_positive, received
 
 __all__ = ["RandomEffectsAggregator"]
@@ -40,7 +40,7 @@ class RandomEffectsAggregator(keras.layers.Layer):
 
     Args:
         num_levels: Optional positive int, number of levels `L` of the data. `None`: the table
-            has as many slots as the batch has rows, `L = b`, and must be used with the codes
+            has as many levels as the batch has rows, `L = b`, and must be used with the codes
             of `layers.compact_codes`, here and in `DesignMatrixLayer`; so its size does not
             depend on how many levels the data have.
         method: "mean" or "posterior".
@@ -79,9 +79,9 @@ class RandomEffectsAggregator(keras.layers.Layer):
 
         Any number of levels, with a table of the mini-batch only:
 
-        >>> slots = compact_codes(np.array([70_000, 70_000, 12]))
-        >>> table = RandomEffectsAggregator()([values, slots])
-        >>> DesignMatrixLayer()([table, slots]).numpy().ravel().tolist()
+        >>> codes = compact_codes(np.array([70_000, 70_000, 12]))
+        >>> table = RandomEffectsAggregator()([values, codes])
+        >>> DesignMatrixLayer()([table, codes]).numpy().ravel().tolist()
         [2.0, 2.0, 9.0]
 
     References:

@@ -21,7 +21,7 @@ from keras_lmmvae.validation import check_positive, received
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from keras_lmmvae.model.lmmvae import LMMVAE
+    from keras_lmmvae.lmmvae import LMMVAE
 
 __all__ = ["plot_caterpillar"]
 
@@ -72,8 +72,7 @@ def plot_caterpillar(
     if coefficient not in found.coefficient_names():
         raise ValueError(
             f"The term '{term}' has no such coefficient, expected one of "
-            f"{found.coefficient_names()}. "
-            + received(coefficient=coefficient)
+            f"{found.coefficient_names()}. " + received(coefficient=coefficient)
         )
     columns = [
         _column(model.random_effects_table(term, std=std), number, coefficient)

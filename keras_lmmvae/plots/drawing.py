@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from keras_lmmvae.effects.random_effect import RandomEffect
-from keras_lmmvae.effects.random_intercept import RandomIntercept
-from keras_lmmvae.effects.random_slopes import RandomSlopes
-from keras_lmmvae.effects.spatial_effect import SpatialEffect
-from keras_lmmvae.model.rows import EFFECTS
+from keras_lmmvae.fitted_model import FittedModel
+from keras_lmmvae.rows import EFFECTS
 from keras_lmmvae.validation import check_probability, received
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from keras_lmmvae.model.lmmvae import LMMVAE
 
 __all__ = [
     "COLOURS",
@@ -40,11 +36,11 @@ GREY = "#8C8C8C"
 MOST_NAMED = 40
 """Features or levels that a picture has room to name."""
 
-_KINDS: dict[str, tuple[type[RandomEffect], ...]] = {
-    "an intercept": (RandomIntercept,),
-    "intercepts or slopes": (RandomIntercept, RandomSlopes),
-    "slopes over time": (RandomSlopes,),
-    "a surface over two coordinates": (SpatialEffect,),
+_KINDS: dict[str, Callable[[RandomEffect], bool]] = {
+    "an intercept": lambda term: term.has_levels and term.basis_size == 1,
+    "intercepts or slopes": lambda term: term.has_levels,
+    "slopes over time": lambda term: term.curve_column is not None,
+    "a surface over two coordinates": lambda term: term.map_columns is not None,
 }
 
 
@@ -68,7 +64,7 @@ def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 5.2)) -> Axes:
     return pyplot().subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
-def term_of_kind(model: LMMVAE, name: str, kind: str) -> Any:
+def term_of_kind(model: FittedModel, name: str, kind: str) -> RandomEffect:
     """The term of that name.
 
     Raises:
@@ -76,14 +72,7 @@ def term_of_kind(model: LMMVAE, name: str, kind: str) -> Any:
     """
     model.require_fitted()
     term = model.find_term(name)
-    fits = isinstance(term, _KINDS[kind])
-    if kind == "an intercept":
-        fits = fits or (isinstance(term, RandomSlopes) and term.basis_size == 1)
-    elif kind == "slopes over time":
-        fits = fits and term.time is not None and term.degree > 0
-    elif kind == "a surface over two coordinates":
-        fits = fits and len(term.columns) == 2
-    if not fits:
+    if not _KINDS[kind](term):
         raise ValueError(
             f"The term '{name}' must be one with {kind}. " + received(term=type(term).__name__)
         )
@@ -104,7 +93,7 @@ def half_width(level: float) -> float:
     return float(stats.norm.ppf(0.5 + level / 2.0))
 
 
-def level_codes(model: LMMVAE, term: RandomEffect, data: dict[str, Any]) -> np.ndarray:
+def level_codes(model: FittedModel, term: RandomEffect, data: dict[str, Any]) -> np.ndarray:
     """Codes of the rows' levels, `(n,)`; negative without a known one."""
     return np.asarray(model.encode_data(data)[EFFECTS][term.label]["codes"])
 
@@ -114,7 +103,7 @@ def feature_values(data: dict[str, Any], features: int | Sequence[int]) -> np.nd
     return np.asarray(data["x"], np.float64)[:, features]
 
 
-def feature_title(model: LMMVAE, number: int) -> str:
+def feature_title(model: FittedModel, number: int) -> str:
     """What a feature is called on an axis: its name, or "feature 3"."""
     name = model.feature_names[number]
     return name if isinstance(name, str) else f"feature {name}"

@@ -12,7 +12,7 @@ from keras_lmmvae.validation import check_positive
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from keras_lmmvae.model.lmmvae import LMMVAE
+    from keras_lmmvae.lmmvae import LMMVAE
 
 __all__ = ["plot_effects_map"]
 
@@ -76,7 +76,7 @@ def plot_effects_map(
     name = feature_title(model, number)
     label = label or (f"standard deviation, {name}" if std else f"effect on {name}")
     # A degree of longitude is shorter than one of latitude.
-    shape = 1.0 / np.cos(np.deg2rad(np.nanmean(north))) if surface.metric == "haversine" else 1.0
+    shape = 1.0 / np.cos(np.deg2rad(np.nanmean(north))) if surface.map_aspect_is_geographic else 1.0
     # A bar as high as the map, which is low where the region is wide.
     height = shape * np.ptp(north[np.isfinite(north)]) / max(np.ptp(east[np.isfinite(east)]), 1e-9)
     shrink = 0.9 * float(np.clip(height / _AXES_HEIGHT, 0.4, 1.0))

@@ -13,7 +13,7 @@ from keras_lmmvae.validation import received
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from keras_lmmvae.model.lmmvae import LMMVAE
+    from keras_lmmvae.lmmvae import LMMVAE
 
 __all__ = ["plot_latent"]
 

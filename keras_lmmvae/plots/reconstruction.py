@@ -11,7 +11,7 @@ from keras_lmmvae.plots.drawing import COLOURS, GREY, MOST_NAMED, feature_values
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from keras_lmmvae.model.lmmvae import LMMVAE
+    from keras_lmmvae.lmmvae import LMMVAE
 
 __all__ = ["plot_reconstruction"]
 

@@ -18,7 +18,7 @@ from keras_lmmvae.plots.drawing import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from keras_lmmvae.model.lmmvae import LMMVAE
+    from keras_lmmvae.lmmvae import LMMVAE
 
 __all__ = ["plot_shrinkage"]
 

@@ -11,7 +11,7 @@ from keras_lmmvae.plots.drawing import COLOURS, MOST_NAMED, new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from keras_lmmvae.model.lmmvae import LMMVAE
+    from keras_lmmvae.lmmvae import LMMVAE
 
 __all__ = ["plot_variance_partition"]
 

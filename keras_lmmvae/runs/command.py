@@ -9,7 +9,7 @@ from rich.console import Console
 
 from keras_lmmvae.data_frame import from_dataframe
 from keras_lmmvae.export.command import load_run
-from keras_lmmvae.model.feature_names import listed
+from keras_lmmvae.feature_names import listed
 from keras_lmmvae.runs.config import read_config
 from keras_lmmvae.runs.folder import CONFIG, RunFolder
 from keras_lmmvae.runs.job import Job, make_job

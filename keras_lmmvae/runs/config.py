@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 
 from keras_lmmvae.effects.random_effect import RandomEffect
-from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.lmmvae import LMMVAE
 from keras_lmmvae.runs.keys import check_mapping
 from keras_lmmvae.runs.terms import term_mapping, terms_from
 from keras_lmmvae.simulation.splits import SplitKind

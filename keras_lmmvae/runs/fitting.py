@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_lmmvae.baselines.schedule import cosine_adam
-from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.lmmvae import LMMVAE
 from keras_lmmvae.runs.checkpoints import Checkpoints
 from keras_lmmvae.runs.config import TrainingSettings
 from keras_lmmvae.runs.job import Job

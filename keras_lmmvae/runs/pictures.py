@@ -14,7 +14,7 @@ import pandas as pd
 from keras_lmmvae import plots
 from keras_lmmvae.effects import RandomSlopes, SpatialEffect
 from keras_lmmvae.effects.random_effect import RandomEffect
-from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.lmmvae import LMMVAE
 
 __all__ = ["draw_pictures"]
 

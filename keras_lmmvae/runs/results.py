@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.lmmvae import LMMVAE
 from keras_lmmvae.runs.tables import write_table
 
 __all__ = ["METRICS", "write_effects", "write_metrics", "write_variances"]

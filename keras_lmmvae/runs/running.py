@@ -10,7 +10,7 @@ from rich.console import Console
 
 from keras_lmmvae.export.command import load_run
 from keras_lmmvae.export.model_card import model_card
-from keras_lmmvae.model.lmmvae import LMMVAE
+from keras_lmmvae.lmmvae import LMMVAE
 from keras_lmmvae.runs.checkpoints import Checkpoints
 from keras_lmmvae.runs.fitting import fit_job
 from keras_lmmvae.runs.folder import RunFolder

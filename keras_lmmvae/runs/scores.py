@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from keras_lmmvae.lmmvae import LMMVAE
 from keras_lmmvae.metrics import mse
-from keras_lmmvae.model.lmmvae import LMMVAE
-from keras_lmmvae.model.rows import EFFECTS, FEATURES, batches_of
+from keras_lmmvae.rows import EFFECTS, num_rows
 
 __all__ = ["Scores", "score"]
 
@@ -89,8 +89,8 @@ def _means(values: np.ndarray) -> np.ndarray:
 def _known(model: LMMVAE, data: dict[str, np.ndarray]) -> dict[str, float]:
     counts = dict.fromkeys([term.label for term in model.random_effects], 0)
     total = 0
-    for rows in batches_of(model.encode_data(data)):
-        total += int(rows[FEATURES].shape[0])
+    for rows in model.pass_over(data):
+        total += num_rows(rows)
         for label in counts:
             counts[label] += int(np.sum(rows[EFFECTS][label]["codes"].numpy() >= 0))
     return {label: count / total for label, count in counts.items()}

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from keras_lmmvae.data_frame import from_dataframe
 from keras_lmmvae.effects.combined_keys import parts_of
-from keras_lmmvae.model.lmmvae import LMMVAE
-from keras_lmmvae.model.rows import batches_of
+from keras_lmmvae.lmmvae import LMMVAE
+from keras_lmmvae.rows import Rows
 
 __all__ = ["transform_rows"]
 
@@ -59,13 +60,13 @@ def _term_columns(model: LMMVAE, frame: pd.DataFrame) -> list[str]:
 
 def _latent_posterior(model: LMMVAE, data: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Means and standard deviations of q(u), `(n, d)` each."""
-    model.require_fitted()
-    means, deviations = [], []
-    for rows in batches_of(model.encode_data(data)):
-        mean, log_var = model.latent_posterior(rows, model.effects_fit.contribution(rows))
-        means.append(np.asarray(mean))
-        deviations.append(np.exp(0.5 * np.asarray(log_var)))
-    return np.concatenate(means), np.concatenate(deviations)
+
+    def latents(rows: Rows) -> tuple[tf.Tensor, tf.Tensor]:
+        seen = model.infer(rows)
+        return seen.latent_mean, seen.latent_std
+
+    mean, deviation = model.pass_over(data).collect(latents)
+    return mean, deviation
 
 
 def _features(model: LMMVAE, values: np.ndarray, ending: str) -> pd.DataFrame:

@@ -1,0 +1,244 @@
+"""The random effects in closed form, around and inside the gradient steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lmmvae.fitting.effects_fit import EffectsFit, TrainingEffects
+from keras_lmmvae.inference import Inference
+from keras_lmmvae.likelihood import NOISE_VARIANCE_FLOOR, GaussianLikelihood
+from keras_lmmvae.mixed_model.equations import EarlierRows, Equations
+from keras_lmmvae.mixed_model.mixed_model import MixedModel, total_of
+from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR
+from keras_lmmvae.networks import LatentNetworks
+from keras_lmmvae.rows import EFFECTS, FEATURES, Pass, Rows, cell_weights
+
+__all__ = ["ConjugateFit"]
+
+# Rounds of (solve, estimate the variances) that start the effects.
+_INITIAL_ROUNDS = 5
+# Rounds of (residuals, solve) that end it: residuals depend on the effects through the encoder.
+_FINAL_ROUNDS = 2
+_UPDATE_ROUNDS = 3
+# Steps track the solution. After these epochs with effects it is made exact, and the variances are
+# estimated anew.
+_REFRESH_EPOCHS = frozenset(4**power for power in range(12))
+# The search for a length scale looks at this many rows at most.
+_PRIOR_ROWS = 20_000
+
+Values = Callable[[Rows], tf.Tensor]
+
+
+class ConjugateFit(EffectsFit):
+    """Keeps the effects at their closed-form posterior given the networks.
+
+    A row reads the effects that the other fold's rows gave (out-of-fold). With its own effects it
+    would see a part of itself taken out, in training only.
+
+    Args:
+        mixed_model: The mixed model.
+        networks: Encoder and decoder.
+        likelihood: The likelihood.
+        kl_weight: Positive float, weight of KL(q(B) || p(B)). The effects are shrunken as if the
+            noise variance were so many times larger.
+        latent_epochs: Epochs in which the networks train alone.
+    """
+
+    def __init__(
+        self,
+        mixed_model: MixedModel,
+        networks: LatentNetworks,
+        likelihood: GaussianLikelihood,
+        kl_weight: float = 1.0,
+        latent_epochs: int = 0,
+    ) -> None:
+        super().__init__(mixed_model, networks, likelihood)
+        self.kl_weight = kl_weight
+        self.latent_epochs = latent_epochs
+        self.rows: Pass
+        self.equations: Equations
+
+    @property
+    def noise_variance(self) -> tf.Tensor:
+        """The noise variance that the effects' posterior sees, `(p,)`."""
+        return self.kl_weight * tf.convert_to_tensor(self.likelihood.noise_variance)
+
+    def training_residual(self, rows: Rows) -> tf.Tensor:
+        """`x - f(E[u])` of training rows, each with the effects of the other fold, `(b, p)`."""
+        parts = self.mixed_model.out_of_fold_parts(rows)
+        return Inference(self.networks, rows, parts).residual
+
+    # In a training step -----------------------------------------------------------------------
+
+    def training_effects(self, rows: Rows) -> TrainingEffects:
+        kl = self.mixed_model.kl(rows, self.noise_variance)
+        return TrainingEffects(self.mixed_model.out_of_fold_parts(rows), kl)
+
+    def after_gradient(self, rows: Rows, residual: tf.Tensor, error: tf.Tensor) -> None:
+        squares = tf.square(error)
+        if self.mixed_model.terms:
+            squares = self.mixed_model.step(rows, residual, self.noise_variance)
+        self.likelihood.update(squares, cell_weights(rows))
+
+    # Around the steps -------------------------------------------------------------------------
+
+    def begin(self, rows: Pass, is_fitted: bool) -> None:
+        """Takes the training rows. A model never fitted starts at the linear mixed model."""
+        self.rows = rows
+        if not self.mixed_model.terms:
+            if not is_fitted:
+                self.likelihood.assign(np.ones(self.mixed_model.num_features))
+            return
+        self.equations = self.mixed_model.equations(rows)
+        if is_fitted:
+            self._solve(by_fold=True)
+        elif self.latent_epochs:
+            self._hold_effects_back()
+        else:
+            # The linear mixed model without the latent part: x = mean + Z B + e.
+            self._start_effects(_values)
+            self._scale_networks()
+
+    def end_epoch(self, epoch: int) -> None:
+        """Refreshes the table for new rows, and after epochs 1, 4, 16, 64, ... solves anew."""
+        if not self.mixed_model.terms:
+            return
+        if not self._has_effects:
+            if epoch < self.latent_epochs:
+                return
+            self._start_effects(self.training_residual)
+        elif epoch - self.latent_epochs in _REFRESH_EPOCHS:
+            self._solve_and_estimate(epoch)
+        self.mixed_model.pool(self.noise_variance)
+
+    def refresh(self, epoch: int) -> None:
+        """Solves anew after an epoch of one's own choice; of no effect while there are none."""
+        if self.mixed_model.terms and self._has_effects:
+            self._solve_and_estimate(epoch)
+            self.mixed_model.pool(self.noise_variance)
+
+    def end(self) -> None:
+        """Makes the effects exact given the networks: solves for all rows and terms jointly."""
+        if not self.mixed_model.terms:
+            return
+        if not self._has_effects:
+            self._start_effects(self.training_residual)
+        self._solve_and_estimate(seed=1000)
+        for _ in range(_FINAL_ROUNDS):
+            self._solve(by_fold=True)
+        self._solve(by_fold=False)
+        self.mixed_model.calibrate(self.equations, self.noise_variance, seed=2000, by_fold=False)
+
+    def update(self, rows: Pass, earlier: EarlierRows | None) -> None:
+        """Solves for the effects given further rows, networks and variances frozen.
+
+        Args:
+            rows: The rows.
+            earlier: Equations of the rows seen before; `None`: these are all rows there are.
+        """
+        self.equations = self.mixed_model.equations(rows, earlier)
+        for effects in self.mixed_model.effects:
+            table = tf.convert_to_tensor(effects.table.effects)
+            start = tf.zeros_like(table) if earlier is None else table
+            effects.folds.effects.assign(tf.stack([start, start]))
+        for by_fold in (*[True] * _UPDATE_ROUNDS, False):
+            self._solve(by_fold, earlier)
+
+    def _solve(self, by_fold: bool, earlier: EarlierRows | None = None) -> None:
+        self.mixed_model.solve(
+            self.equations, self.training_residual, self.noise_variance, by_fold, earlier
+        )
+
+    def _solve_and_estimate(self, seed: int) -> None:
+        """Solves the folds' equations given the networks and estimates the variances anew."""
+        self._solve(by_fold=True)
+        self._estimate(seed)
+
+    def _estimate(self, seed: int) -> None:
+        self.mixed_model.calibrate(self.equations, self.noise_variance, seed, by_fold=True)
+        self.mixed_model.estimate_variances(self.noise_variance)
+
+    @property
+    def _has_effects(self) -> bool:
+        """Whether the effects take part: not before `latent_epochs` are over."""
+        started = keras.ops.convert_to_numpy(self.mixed_model.started)
+        return not self.latent_epochs or bool(started)
+
+    def _hold_effects_back(self) -> None:
+        """Lets the networks alone for some epochs: with variances at their floor, B is 0."""
+        size = self.mixed_model.num_features
+        self.likelihood.assign(np.ones(size))
+        for effects in self.mixed_model.effects:
+            effects.prior.assign(np.full(size, EFFECT_VARIANCE_FLOOR))
+
+    def _start_effects(self, values_of: Values) -> None:
+        """Fits variances and effects to `values = Z B + e`, from equal shares on.
+
+        Args:
+            values_of: Function of encoded rows that gives what there is to explain: the rows
+                themselves, or what the networks left of them.
+        """
+        total = self.rows.cell_mean(lambda rows: tf.square(values_of(rows)))
+        share = total / (len(self.mixed_model.terms) + 1.0)
+        self.likelihood.assign(share.numpy())
+        for effects in self.mixed_model.effects:
+            effects.prior.assign(share.numpy())
+        for number in range(_INITIAL_ROUNDS):
+            if number in (0, 2):
+                self._fit_bases(values_of)
+            self._solve_for(values_of)
+            self.mixed_model.calibrate(self.equations, self.noise_variance, number, by_fold=True)
+            self._noise_from_all_rows(values_of)
+            self.mixed_model.estimate_variances(self.noise_variance)
+        self._solve_for(values_of)
+        self.mixed_model.pool(self.noise_variance)
+        self.mixed_model.started.assign(1.0)
+
+    def _solve_for(self, values_of: Values) -> None:
+        self.mixed_model.solve(self.equations, values_of, self.noise_variance, by_fold=True)
+
+    def _fit_bases(self, values_of: Values) -> None:
+        """Length scales, each on the values less the other terms."""
+        for term, effects in self.mixed_model.pairs():
+            if not term.has_learned_basis:
+                continue
+            inputs, residual, seen = [], [], 0
+            for batch in self.rows:
+                encoded = batch[EFFECTS][term.label]
+                parts = self.mixed_model.own_fold_parts(batch)
+                others = total_of(parts, batch) - parts[term.label]
+                known = encoded["codes"] >= 0
+                inputs.append(tf.boolean_mask(encoded["inputs"], known))
+                residual.append(tf.boolean_mask(values_of(batch) - others, known))
+                seen += int(inputs[-1].shape[0])
+                if seen >= _PRIOR_ROWS:
+                    break
+            term.fit_basis(tf.concat(inputs, 0).numpy(), tf.concat(residual, 0).numpy())
+            effects.folds.effects.assign(tf.zeros_like(effects.folds.effects))
+            self.equations = self.mixed_model.equations(self.rows)
+
+    def _noise_from_all_rows(self, values_of: Values) -> None:
+        def squares(batch: Rows) -> tf.Tensor:
+            fitted = total_of(self.mixed_model.own_fold_parts(batch), batch)
+            own = self.mixed_model.own_variance(batch, self.noise_variance)
+            return tf.square(values_of(batch) - fitted) + own
+
+        self.likelihood.assign(self.rows.cell_mean(squares).numpy())
+
+    def _scale_networks(self) -> None:
+        """Lets the networks work on residuals of unit variance, however large the effects are."""
+
+        def squares(batch: Rows) -> tf.Tensor:
+            fitted = total_of(self.mixed_model.out_of_fold_parts(batch), batch)
+            return tf.square(batch[FEATURES] - fitted)
+
+        variance = tf.maximum(self.rows.cell_mean(squares), NOISE_VARIANCE_FLOOR)
+        self.networks.scale.assign(tf.sqrt(variance))
+
+
+def _values(rows: Rows) -> tf.Tensor:
+    return rows[FEATURES]

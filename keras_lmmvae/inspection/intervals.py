@@ -1,0 +1,201 @@
+"""Confidence intervals of a model's variance components."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from keras_lmmvae.design import NUM_FOLDS
+from keras_lmmvae.fitted_model import FittedModel
+from keras_lmmvae.inspection.moment_intervals import FoldMoments, limits_of_variance, mixed
+from keras_lmmvae.inspection.partition import latent_variance, require_variances
+from keras_lmmvae.inspection.tables import variance_components
+from keras_lmmvae.mixed_model.half_samples import is_centred
+from keras_lmmvae.mixed_model.level_effects import LevelEffects
+from keras_lmmvae.validation import check_probability, received
+
+__all__ = ["variance_intervals"]
+
+Array = npt.NDArray[np.float64]
+# Numbers handled at once, so that memory stays bounded.
+_CHUNK = 2_000_000
+_LATENT_DRAWS = 4096
+
+
+def variance_intervals(model: FittedModel, level: float = 0.9) -> pd.DataFrame:
+    """Confidence intervals of the variance components; see `LMMVAE.variance_intervals`.
+
+    A term's variance is estimated from the product of the effects that two half-samples gave. Its
+    interval holds the variances under which the moment equation that was solved gives such an
+    estimate with a probability between the tails' (see `FoldMoments` and `limits_of_variance`).
+    With several terms an estimate is a linear combination of their moments, whose cumulants add
+    up, as in Satterthwaite's approximation. The noise has a chi-square interval. Its degrees of
+    freedom are the rows that are left once effects and latent have taken theirs.
+
+    Args:
+        model: A fitted model.
+        level: Float in (0, 1), the probability that an interval is to hold the truth with.
+
+    Raises:
+        ValueError: If `level` is out of its range, the model has no random effects, or its
+            posterior is amortized.
+    """
+    model.require_fitted()
+    check_probability("level", level)
+    require_variances(model)
+    if not model.random_effects:
+        raise ValueError(
+            "The model has no random effects whose variances could have intervals. "
+            + received(terms=0)
+        )
+    components = variance_components(model)
+    limits: dict[str, tuple[Array, Array]] = {}
+    for number, effects in enumerate(model.mixed_model.effects):
+        for name, cumulants in _cumulants(model, number):
+            estimate = _numpy(effects.effect_variance)
+            if effects.num_levels * effects.basis_size == 1:
+                limits[name] = np.zeros_like(estimate), np.full_like(estimate, np.inf)
+            else:
+                lower, upper = limits_of_variance(cumulants, estimate, level)
+                limits[name] = lower / estimate, upper / estimate
+    limits["noise"] = _noise_limits(model, level)
+    columns = {
+        "lower": np.stack([limits[name][0] for name in components.index]),
+        "estimate": np.ones(components.shape),
+        "upper": np.stack([limits[name][1] for name in components.index]),
+    }
+    index = pd.MultiIndex.from_product(
+        [components.index, components.columns], names=["component", "feature"]
+    )
+    table = {name: (ratio * components.to_numpy()).ravel() for name, ratio in columns.items()}
+    return pd.DataFrame(table, index)
+
+
+def _cumulants(model: FittedModel, number: int) -> Iterator[tuple[str, Callable[[Array], Array]]]:
+    """Component -> cumulants `(3, p)` of its estimate as a function of its true variance."""
+    pairs = list(model.mixed_model.pairs())
+    matrix = _numpy(model.mixed_model.moment_matrix)  # (p, K, K)
+    weights = np.linalg.pinv(matrix)[:, number]  # (p, K)
+    variances = np.stack([_numpy(effects.effect_variance) for _, effects in pairs])
+    moments = [_fold_moments(model, effects) for _, effects in pairs]
+    of_terms = [
+        partial(part.cumulants, is_centred=is_centred(effects))
+        for part, (_, effects) in zip(moments, pairs, strict=True)
+    ]
+    term, effects = pairs[number]
+    shared = variances[number]
+    share = float(np.sum(shared**2) / np.sum(shared) ** 2)
+
+    def cumulants_with(own: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        def cumulants(variance: Array) -> Array:
+            true = variances.copy()
+            true[number] = variance
+            expected = np.einsum("fkj,jf->kf", matrix, true)
+            total = np.zeros((3, len(variance)))
+            powers = np.arange(1, 4)[:, None]
+            for other, c in enumerate(expected):
+                part = own(c) if other == number else of_terms[other](c)
+                total += weights[:, other] ** powers * part
+            return total
+
+        return cumulants
+
+    names = term.component_names()
+    if len(names) == 1:
+        yield names[0], cumulants_with(of_terms[number])
+        return
+    for name, direction in zip(names, term.user_basis(), strict=True):
+        own = _fold_moments(model, effects, direction)
+        yield name, cumulants_with(partial(mixed, moments[number], own, share))
+
+
+def _fold_moments(
+    model: FittedModel, effects: LevelEffects, direction: Array | None = None
+) -> FoldMoments:
+    """Sums over the units of a term: its axes, or one coefficient of its levels."""
+    variance = _numpy(effects.effect_variance)
+    noise = _numpy(model.effects_noise_variance())
+    parts = []
+    step = max(1, _CHUNK // (effects.basis_size * model.num_features))
+    for start in range(0, effects.num_levels, step):
+        levels = slice(start, min(start + step, effects.num_levels))
+        if direction is None:
+            kept = _kept_of_axes(effects, levels, variance, noise)
+        else:
+            kept = _kept_of_direction(effects, levels, variance, noise, direction)
+        parts.append(FoldMoments.of_units(kept, variance, 1.0 / model.effects_kl_weight))
+    return FoldMoments.total(parts)
+
+
+def _noise_limits(model: FittedModel, level: float) -> tuple[Array, Array]:
+    """Limits over the estimate of the noise variance, `(p,)` each."""
+    if model.noise_variance_setting is not None:
+        return np.ones(model.num_features), np.ones(model.num_features)
+    noise = _numpy(model.effects_noise_variance())
+    rows, spent = 0.0, np.zeros(model.num_features)
+    for effects in model.mixed_model.effects:
+        rows = max(rows, float(_numpy(effects.table.count).sum()))
+        signal = _numpy(effects.table.eigenvalues).reshape(-1, 1)
+        variance = _numpy(effects.effect_variance)
+        step = _CHUNK // model.num_features + 1
+        for start in range(0, len(signal), step):
+            spent += _kept(signal[start : start + step], variance, noise).sum(axis=0)
+    freedom = np.maximum(rows * (1.0 - _latent_leverage(model)) - spent, 1.0)
+    tail = (1.0 - level) / 2.0
+    chi2 = stats.chi2
+    return freedom / chi2.ppf(1.0 - tail, freedom), freedom / chi2.ppf(tail, freedom)
+
+
+def _latent_leverage(model: FittedModel) -> Array:
+    """Share of a feature's rows that telling their latents from it takes, `(p,)`.
+
+    That of factor analysis with `d` factors that weigh alike, at the signal-to-noise ratios
+    `s = Var(f(u)) / noise_variance`: `d * s[f] / (d + sum{ s })`.
+    """
+    ratio = latent_variance(model, _LATENT_DRAWS) / _numpy(model.noise_variance)
+    return np.asarray(model.latent_dim * ratio / (model.latent_dim + ratio.sum()))
+
+
+def _kept_of_axes(
+    effects: LevelEffects, levels: slice, variance: Array, noise: Array
+) -> list[Array]:
+    """Shares kept along the axes of the levels' Gram matrices, by fold, `(units, p)` each."""
+    kept = []
+    for fold in range(NUM_FOLDS):
+        gram = _numpy(effects.folds.gram[fold, levels])
+        if effects.basis_size == 1:
+            signal = gram[:, 0] * _numpy(effects.coefficient_covariance)[0, 0]
+        else:
+            rotation = _numpy(effects.table.rotation[levels])
+            signal = np.einsum("lik,lij,ljk->lk", rotation, gram, rotation, optimize=True)
+        kept.append(_kept(np.maximum(signal, 0.0).reshape(-1, 1), variance, noise))
+    return kept
+
+
+def _kept_of_direction(
+    effects: LevelEffects, levels: slice, variance: Array, noise: Array, direction: Array
+) -> list[Array]:
+    """Shares of one linear form of the levels' effects that the folds tell, `(levels, p)` each."""
+    prior = direction @ _numpy(effects.coefficient_covariance) @ direction
+    kept = []
+    for fold in range(NUM_FOLDS):
+        rotation = _numpy(effects.folds.rotation[fold, levels])
+        values = _numpy(effects.folds.eigenvalues[fold, levels])
+        weight = np.einsum("i,lik->lk", direction, rotation) ** 2 / prior
+        kept.append(np.einsum("lk,lkf->lf", weight, _kept(values[..., None], variance, noise)))
+    return kept
+
+
+def _kept(signal: Array, variance: Array, noise: Array) -> Array:
+    return signal * variance / (signal * variance + noise)
+
+
+def _numpy(weight: Any) -> Array:
+    return np.asarray(keras.ops.convert_to_numpy(weight), np.float64)

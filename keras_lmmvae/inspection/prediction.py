@@ -1,0 +1,109 @@
+"""What a fitted model says about rows: reconstructions with uncertainty, and likelihoods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from keras_lmmvae.elbo import importance_bound, plain_bound
+from keras_lmmvae.fitted_model import FittedModel
+from keras_lmmvae.rows import FEATURES, Rows
+from keras_lmmvae.validation import check_positive
+
+__all__ = ["Prediction", "log_likelihood", "predictive", "term_effects"]
+
+tfd = tfp.distributions
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `predictive` says of `n` rows, in the features' units.
+
+    Attributes:
+        mean: Reconstruction `f(E[u | x]) + Z B`, array `(n, p)`.
+        standard_deviation: Of a new observation around it, array `(n, p)`: noise, and what is
+            not known of the effects.
+        contributions: Term name -> its part `Z_k B_k` of the mean, array `(n, p)`.
+        population: The rest of the mean, `f(E[u | x])`, array `(n, p)`.
+    """
+
+    mean: np.ndarray
+    standard_deviation: np.ndarray
+    contributions: dict[str, np.ndarray]
+    population: np.ndarray
+
+
+def predictive(model: FittedModel, data: Any) -> Prediction:
+    """Reconstructions with their uncertainty and what each term contributes.
+
+    Args:
+        model: A fitted model.
+        data: Dict of arrays of `n` rows, or a batched dataset of dicts.
+    """
+
+    def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
+        seen = model.infer(rows)
+        deviation = tf.sqrt(model.predictive_variance(rows)) * model.feature_scale
+        parts = [part * model.feature_scale for part in seen.parts.values()]
+        return model.to_units(seen.population), deviation, *parts
+
+    population, deviation, *parts = model.pass_over(data).collect(batch)
+    mean = population + sum(parts) if parts else population
+    labels = [term.label for term in model.random_effects]
+    return Prediction(mean, deviation, dict(zip(labels, parts, strict=True)), population)
+
+
+def term_effects(model: FittedModel, name: str, data: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Effect of one term on rows, `Z_k B_k`, with its posterior standard deviation.
+
+    Args:
+        model: A fitted model.
+        name: The term's name.
+        data: Dict of arrays of `n` rows, or a batched dataset of dicts.
+    """
+    label = model.find_term(name).label
+
+    def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
+        noise = model.effects_noise_variance()
+        variance = model.mixed_model.term_variance(label, rows, noise)
+        mean = model.mixed_model.parts(rows)[label]
+        return mean * model.feature_scale, tf.sqrt(variance) * model.feature_scale
+
+    mean, deviation = model.pass_over(data).collect(batch)
+    return mean, deviation
+
+
+def log_likelihood(model: FittedModel, data: Any, num_samples: int = 0) -> np.ndarray:
+    """Lower bound of every row's log density given the training rows, `(n,)`, nats.
+
+    Args:
+        model: A fitted model.
+        data: Dict of arrays of `n` rows, or a batched dataset of dicts.
+        num_samples: 0 for sigma points, or the number of draws of the importance-weighted bound.
+
+    Raises:
+        ValueError: If `num_samples` is not a non-negative int.
+    """
+    check_positive("num_samples", num_samples, integer=True, minimum=0)
+
+    def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
+        seen = model.infer(rows)
+        effects_variance = model.predictive_variance(rows) - model.noise_variance
+
+        def density(latent: tf.Tensor) -> tf.Tensor:
+            eta = seen.decoded(latent) + seen.contribution
+            return model.likelihood.log_prob(rows[FEATURES], eta, effects_variance, seen.observed)
+
+        posterior, prior = tfd.Normal(seen.latent_mean, seen.latent_std), tfd.Normal(0.0, 1.0)
+        if num_samples:
+            seed = 0 if model.seed is None else model.seed
+            bound = importance_bound(density, posterior, prior, num_samples, seed)
+        else:
+            bound = plain_bound(density, posterior, prior)
+        return (bound - model.log_units(seen.observed),)
+
+    return model.pass_over(data).collect(batch)[0]

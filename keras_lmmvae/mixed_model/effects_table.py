@@ -1,0 +1,340 @@
+"""A table of effects: posterior means of all levels, and the design that they rest on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from keras_lmmvae import design, linalg
+from keras_lmmvae.mixed_model.prior import LevelPrior
+
+__all__ = ["EffectsTable", "Increment"]
+
+tfd = tfp.distributions
+
+
+@dataclass(frozen=True)
+class Increment:
+    """What a training step adds to a table. Increments of several replicas may be joined.
+
+    Attributes:
+        index: Int tensor `(b, 2)`, fold and level that each row of `change` belongs to; `None`
+            where the whole table changes.
+        change: Float tensor `(b, m, p)`, or of the shape of the table.
+    """
+
+    index: tf.Tensor | None
+    change: tf.Tensor
+
+
+@keras.saving.register_keras_serializable(package="keras_lmmvae")
+class EffectsTable(keras.Layer):
+    """Posterior of the effects of all levels given some rows, by Henderson's equations.
+
+        precision[l, f] = G[l] / noise_variance[f] + inv(Psi) / effect_variance[f]
+        effects[l, :, f] = inv(precision[l, f]) @ (sum of phi * r[f] over the level's rows)
+                           / noise_variance[f]
+
+    A table by fold has one such part for each fold of the training rows, on an axis in front.
+
+    Args:
+        num_levels: Positive int, levels `L` of the term.
+        basis_size: Positive int, `m`.
+        num_features: Positive int, `p`.
+        by_fold: Whether there is a part for each fold.
+        has_design: Whether Gram matrices and counts are kept; without them there are means only.
+    """
+
+    def __init__(
+        self,
+        num_levels: int,
+        basis_size: int,
+        num_features: int,
+        by_fold: bool = False,
+        has_design: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(trainable=False, dtype="float32", **kwargs)
+        self.num_levels = num_levels
+        self.basis_size = basis_size
+        self.num_features = num_features
+        self.by_fold = by_fold
+        self.has_design = has_design
+
+    def build(self, input_shape: Any = None) -> None:
+        folds = (design.NUM_FOLDS,) if self.by_fold else ()
+        levels, size = self.num_levels, self.basis_size
+        self.effects = self._state("effects", (*folds, levels, size, self.num_features))
+        if not self.has_design:
+            return
+        self.gram = self._state("gram", (*folds, levels, size, size))
+        self.count = self._state("count", (*folds, levels))
+        # `refresh` derives these from the Gram matrices and Psi. They are kept because every
+        # training step needs them.
+        self.eigenvalues = self._state("eigenvalues", (*folds, levels, size))
+        if size > 1:
+            self.rotation = self._state("rotation", (*folds, levels, size, size))
+
+    def _state(self, name: str, shape: tuple[int, ...]) -> keras.Variable:
+        return self.add_weight(
+            name=name, shape=shape, initializer="zeros", trainable=False, autocast=False
+        )
+
+    def set_design(self, gram: tf.Tensor, count: tf.Tensor, prior: LevelPrior) -> None:
+        """Takes `Z'Z` and the numbers of rows by level."""
+        self.gram.assign(gram)
+        self.count.assign(count)
+        self.refresh(prior)
+
+    def refresh(self, prior: LevelPrior) -> None:
+        """Diagonalises the Gram matrices anew, after a change of them or of Psi."""
+        rotation, eigenvalues = linalg.rotate_gram(
+            tf.convert_to_tensor(self.gram), tf.convert_to_tensor(prior.coefficient_covariance)
+        )
+        self.eigenvalues.assign(eigenvalues)
+        if self.basis_size > 1:
+            self.rotation.assign(rotation)
+
+    # Reading ------------------------------------------------------------------------------
+
+    def product(
+        self, codes: tf.Tensor, basis: tf.Tensor | None, fold: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The rows' effects `Z @ B`, `(b, p)`; see `design.product`."""
+        return design.product(self.effects.value, codes, basis, fold)
+
+    def _rows(self, weight: Any, codes: tf.Tensor, fold: tf.Tensor | None) -> tf.Tensor:
+        """What a weight holds for the levels of rows; of level 0 for rows without one."""
+        clipped = tf.maximum(codes, 0)
+        if fold is None:
+            return tf.gather(weight.value, clipped)
+        return tf.gather_nd(weight.value, tf.stack([fold, clipped], axis=1))
+
+    def _variance(
+        self, eigenvalues: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
+    ) -> tf.Tensor:
+        return linalg.posterior_variance(eigenvalues, noise_variance, prior.effect_variance.value)
+
+    def row_variance(
+        self,
+        codes: tf.Tensor,
+        basis: tf.Tensor | None,
+        prior: LevelPrior,
+        noise_variance: tf.Tensor,
+        fold: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Posterior variance of a row's `Z @ B`, `phi' inv(precision) phi`.
+
+        Args:
+            codes: Int tensor `(b,)`.
+            basis: Float tensor `(b, m)` or `None`.
+            prior: The term's prior.
+            noise_variance: Float tensor `(p,)`.
+            fold: Optional int tensor `(b,)`, the fold whose part each row reads.
+
+        Returns:
+            Float tensor `(b, p)`, variances; 0 for negative codes.
+        """
+        if self.num_levels == 1 and basis is not None and self.basis_size > 1:
+            return self._row_variance_of_one_level(codes, basis, prior, noise_variance, fold)
+        eigenvalues = self._rows(self.eigenvalues, codes, fold)
+        variance = self._variance(eigenvalues, prior, noise_variance)  # (b, m, p)
+        if basis is None:
+            result = variance[:, 0]
+        else:
+            if self.basis_size > 1:
+                rotation = self._rows(self.rotation, codes, fold)
+                basis = tf.linalg.matvec(rotation, basis, transpose_a=True)
+            result = tf.reduce_sum(tf.square(basis)[:, :, None] * variance, axis=1)
+        return tf.where(codes[:, None] >= 0, result, tf.zeros_like(result))
+
+    def _row_variance_of_one_level(
+        self,
+        codes: tf.Tensor,
+        basis: tf.Tensor,
+        prior: LevelPrior,
+        noise_variance: tf.Tensor,
+        fold: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """The same for a surface, without a rotation for every row."""
+        size = self.basis_size
+        eigenvalues = tf.reshape(self.eigenvalues.value, (-1, size))
+        variance = self._variance(eigenvalues, prior, noise_variance)  # (t, m, p)
+        rotation = tf.reshape(self.rotation.value, (-1, size, size))
+        squares = tf.square(tf.einsum("bm,tmk->btk", basis, rotation))
+        part = tf.zeros_like(codes) if fold is None else fold
+        indicator = tf.one_hot(tf.where(codes >= 0, part, -1), rotation.shape[0])
+        return tf.einsum("bt,btm,tmf->bf", indicator, squares, variance)
+
+    def level_variance(
+        self, basis: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
+    ) -> tf.Tensor:
+        """Posterior variances of `basis @ effects` of every level, `(levels, c, p)`.
+
+        Args:
+            basis: Float tensor `(c, m)`.
+            prior: The term's prior.
+            noise_variance: Float tensor `(p,)`.
+        """
+        eigenvalues = tf.convert_to_tensor(self.eigenvalues)
+        variance = self._variance(eigenvalues, prior, noise_variance)
+        if self.basis_size == 1:
+            return tf.square(basis) * variance
+        rotated = tf.einsum("cm,lmk->lck", basis, tf.convert_to_tensor(self.rotation))
+        return tf.einsum("lck,lkf->lcf", tf.square(rotated), variance)
+
+    def precision_product(
+        self, effects: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
+    ) -> tf.Tensor:
+        """`precision @ effects` of whole tables."""
+        return tf.matmul(self.gram.value, effects) / noise_variance + prior.product(effects)
+
+    def solve(self, scores: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor) -> tf.Tensor:
+        """`inv(precision) @ scores` of whole tables, every level by itself."""
+        eigenvalues = tf.convert_to_tensor(self.eigenvalues)
+        variance = self._variance(eigenvalues, prior, noise_variance)
+        if self.basis_size == 1:
+            return variance * scores
+        return linalg.apply_inverse(tf.convert_to_tensor(self.rotation), variance, scores)
+
+    def shrinkage(
+        self, levels: slice, prior: LevelPrior, noise_variance: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """Share that each fold keeps of the rotated least-squares effects, `(l, m, p)` each."""
+        variance = prior.effect_variance.value
+        return [
+            linalg.shrinkage(self.eigenvalues[fold, levels], noise_variance, variance)
+            for fold in range(design.NUM_FOLDS)
+        ]
+
+    # A training step ------------------------------------------------------------------------
+
+    def increment(
+        self,
+        residual: tf.Tensor,
+        codes: tf.Tensor,
+        basis: tf.Tensor | None,
+        fold: tf.Tensor,
+        prior: LevelPrior,
+        noise_variance: tf.Tensor,
+        weights: tf.Tensor | None = None,
+    ) -> Increment:
+        """Natural-gradient step of the levels of a mini-batch; no other level is touched.
+
+            B[l] += inv(precision[l]) @ (sum phi e / noise_variance - share * inv(prior) B[l])
+
+        where `share` is the part of the level's rows that the batch holds.
+
+        Args:
+            residual: Float tensor `(b, p)`, `e = x - f(u) - Z B` with all terms of the own fold,
+                times the weights of the cells: 0 where one is missing.
+            codes: Int tensor `(b,)`.
+            basis: Float tensor `(b, m)` or `None`.
+            fold: Int tensor `(b,)`, the rows' folds.
+            prior: The term's prior.
+            noise_variance: Float tensor `(p,)`.
+            weights: Optional float tensor `(b,)`, the rows' shares of their levels' counts.
+        """
+        if self.num_levels == 1 and basis is not None:
+            counts = design.count(codes, self.num_levels, weights, fold)
+            share = tf.math.divide_no_nan(counts, self.count.value)
+            effects = tf.convert_to_tensor(self.effects)
+            score = design.transpose_product(residual, codes, basis, self.num_levels, fold)
+            gradient = score / noise_variance - share[..., None, None] * prior.product(effects)
+            return Increment(None, self.solve(gradient, prior, noise_variance))
+        present = tf.cast(codes >= 0, tf.float32) if weights is None else weights
+        share = tf.math.divide_no_nan(present, self._rows(self.count, codes, fold))
+        rows = self._rows(self.effects, codes, fold)  # (b, m, p)
+        eigenvalues = self._rows(self.eigenvalues, codes, fold)
+        variance = self._variance(eigenvalues, prior, noise_variance)
+        score = residual[:, None, :] if basis is None else basis[:, :, None] * residual[:, None, :]
+        gradient = score / noise_variance - share[:, None, None] * prior.product(rows)
+        if self.basis_size == 1:
+            change = variance * gradient
+        else:
+            rotation = self._rows(self.rotation, codes, fold)
+            change = linalg.apply_inverse(rotation, variance, gradient)
+        change = tf.where(codes[:, None, None] >= 0, change, tf.zeros_like(change))
+        return Increment(tf.stack([fold, tf.maximum(codes, 0)], axis=1), change)
+
+    def add(self, increment: Increment) -> None:
+        """Adds the increment of a training step."""
+        if increment.index is None:
+            self.effects.assign_add(increment.change)
+        else:
+            self.effects.value.scatter_nd_add(increment.index, increment.change)
+
+    def kl_share(
+        self, codes: tf.Tensor, fold: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
+    ) -> tf.Tensor:
+        """A row's share of KL(q(B) || p(B)): the KL of its level over the level's rows.
+
+        Summed over the rows of a fold this is the KL of that fold's part, once per level.
+
+        Args:
+            codes: Int tensor `(b,)`.
+            fold: Int tensor `(b,)`.
+            prior: The term's prior.
+            noise_variance: Float tensor `(p,)`.
+
+        Returns:
+            Float tensor `(b,)`, nats.
+        """
+        count = self._rows(self.count, codes, fold)
+        if self.num_levels == 1:
+            folds = tf.range(design.NUM_FOLDS)
+            kl = tf.gather(self._kl(tf.zeros_like(folds), folds, prior, noise_variance), fold)
+        else:
+            kl = self._kl(codes, fold, prior, noise_variance)
+        return tf.where(codes >= 0, tf.math.divide_no_nan(kl, count), tf.zeros_like(kl))
+
+    def _kl(
+        self, codes: tf.Tensor, fold: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
+    ) -> tf.Tensor:
+        """KL of whole levels, `(b,)`, in the coordinates in which both covariances are diagonal."""
+        mean = self._rows(self.effects, codes, fold)  # (b, m, p)
+        eigenvalues = self._rows(self.eigenvalues, codes, fold)
+        variance = self._variance(eigenvalues, prior, noise_variance)
+        if self.basis_size > 1:
+            if prior.learn_coefficient_covariance:
+                mean = tf.matmul(prior.inverse_block(), mean)
+            mean = tf.matmul(self._rows(self.rotation, codes, fold), mean, transpose_a=True)
+        posterior = tfd.Normal(mean, tf.sqrt(variance))
+        zero_mean = tfd.Normal(tf.zeros_like(mean), tf.sqrt(prior.effect_variance.value))
+        return tf.reduce_sum(tfd.kl_divergence(posterior, zero_mean), axis=(1, 2))
+
+    # More levels --------------------------------------------------------------------------
+
+    def grown(self, num_levels: int, prior: LevelPrior) -> EffectsTable:
+        """A copy with room for more levels behind the present ones; they are at the prior."""
+        config = {**self.get_config(), "num_levels": num_levels}
+        copy = type(self)(**config)
+        copy.build()
+        axis = 1 if self.by_fold else 0
+        for old, new in ((self.effects, copy.effects), *self._designs(copy)):
+            added = [
+                [0, num_levels - self.num_levels if at == axis else 0] for at in range(old.ndim)
+            ]
+            new.assign(tf.pad(tf.convert_to_tensor(old), added))
+        if self.has_design:
+            copy.refresh(prior)
+        return copy
+
+    def _designs(self, copy: EffectsTable) -> list[tuple[Any, Any]]:
+        if not self.has_design:
+            return []
+        return [(self.gram, copy.gram), (self.count, copy.count)]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "num_levels": self.num_levels,
+            "basis_size": self.basis_size,
+            "num_features": self.num_features,
+            "by_fold": self.by_fold,
+            "has_design": self.has_design,
+        }

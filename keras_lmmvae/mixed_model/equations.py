@@ -1,0 +1,321 @@
+"""Henderson's mixed model equations of all rows and terms, solved by conjugate gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from keras_lmmvae import design
+from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
+from keras_lmmvae.mixed_model.effects_table import EffectsTable
+from keras_lmmvae.mixed_model.level_effects import LevelEffects
+from keras_lmmvae.rows import EFFECTS, FOLD, Pass, Rows, cell_weights, row_weights
+
+__all__ = ["DesignRows", "EarlierRows", "Equations", "Solution", "Tables", "add_tables"]
+
+Tables = dict[str, tf.Tensor]
+"""Term name -> table of effects `(levels, m, p)`, or `(folds, levels, m, p)`."""
+
+# Iterations and tolerance of the folds' equations while the networks still move, and of the last
+# solution.
+_FOLD_ITERATIONS, _FOLD_TOLERANCE = 40, 1e-3
+_FINAL_ITERATIONS, _FINAL_TOLERANCE = 300, 1e-5
+# Design rows are merged to chunks of this many before the equations are solved.
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class DesignRows:
+    """What the equations need of some rows: everything but their values.
+
+    Attributes:
+        encoded: Term name -> codes and basis.
+        fold: Int tensor `(b,)`.
+        cell_weights: Float tensor `(b, p)` or `(b, 1)`: row weight, 0 for missing cells; or `None`.
+        row_weights: Float tensor `(b,)`: row weight times its share of observed cells; or `None`.
+    """
+
+    encoded: dict[str, Encoded]
+    fold: tf.Tensor
+    cell_weights: tf.Tensor | None
+    row_weights: tf.Tensor | None
+
+    @classmethod
+    def of(cls, batches: Sequence[Rows], terms: Sequence[RandomEffect]) -> DesignRows:
+        """Design rows of batches, one below the other, with the bases of the terms."""
+
+        def stacked(values: list[tf.Tensor | None]) -> tf.Tensor | None:
+            return None if values[0] is None else tf.concat(values, axis=0)
+
+        effects = [batch[EFFECTS] for batch in batches]
+        encoded = tf.nest.map_structure(lambda *values: tf.concat(values, axis=0), *effects)
+        return cls(
+            {term.label: term.with_basis(encoded[term.label]) for term in terms},
+            tf.concat([batch[FOLD] for batch in batches], axis=0),
+            stacked([cell_weights(batch) for batch in batches]),
+            stacked([row_weights(batch) for batch in batches]),
+        )
+
+
+class EarlierRows(NamedTuple):
+    """Equations of rows seen before, of which only sufficient statistics are left.
+
+    Attributes:
+        grams: Term name -> Gram matrices `(levels, m, m)`.
+        scores: Term name -> right sides `(levels, m, p)`, over the noise variance.
+    """
+
+    grams: Tables
+    scores: Tables
+
+
+class Solution(NamedTuple):
+    """Effects, the iterations that were made and the largest remaining relative residual."""
+
+    effects: Tables
+    iterations: tf.Tensor
+    residual: tf.Tensor
+
+
+def add_tables(total: Tables, part: Tables) -> Tables:
+    """The sum of two sets of tables; an empty one counts as 0."""
+    return {name: total[name] + part[name] for name in part} if total else part
+
+
+class Equations:
+    """Henderson's equations of some terms over some rows.
+
+        (Z'Z / noise_variance + inv(prior covariance)) B = Z' r / noise_variance
+
+    with Z all terms side by side. With `by_fold` there are two such systems, of the rows of each
+    fold by themselves.
+
+    Args:
+        terms: The terms.
+        effects: Their effects, which hold designs, variances and tables.
+        rows: The rows.
+    """
+
+    def __init__(
+        self, terms: Sequence[RandomEffect], effects: Sequence[LevelEffects], rows: Pass
+    ) -> None:
+        self.terms = list(terms)
+        self.effects = list(effects)
+        self.rows = rows
+        # A pass over a chunk touches whole tables: chunks are not smaller than these.
+        tables = sum(design.NUM_FOLDS * part.num_levels * part.basis_size for part in effects)
+        self.chunk_size = max(_CHUNK, tables)
+        self.chunks = [DesignRows.of(group, terms) for group in rows.groups(self.chunk_size)]
+        self._solvers = {by_fold: self._solver(by_fold) for by_fold in (True, False)}
+
+    def set_designs(self, earlier: EarlierRows | None = None) -> None:
+        """Gives every term the Gram matrices and counts of its levels, by fold.
+
+        Args:
+            earlier: Optional equations of rows seen before, which are added.
+        """
+        for term, effects in zip(self.terms, self.effects, strict=True):
+            gram = tf.zeros_like(effects.folds.gram)
+            count = tf.zeros_like(effects.folds.count)
+            for rows in self.chunks:
+                encoded = rows.encoded[term.label]
+                codes, weights = encoded["codes"], rows.row_weights
+                basis, levels = term.basis_of(encoded), effects.num_levels
+                gram += design.gram(codes, basis, levels, weights, rows.fold)
+                count += design.count(codes, levels, weights, rows.fold)
+            known = 0.0 if earlier is None else earlier.grams[term.label]
+            effects.set_design(gram, count, known)
+
+    def solve(
+        self,
+        by_fold: bool,
+        values_of: Callable[[Rows], tf.Tensor],
+        noise_variance: tf.Tensor,
+        earlier: EarlierRows | None = None,
+    ) -> Solution:
+        """Solves for the effects of all terms jointly and assigns them.
+
+        Args:
+            by_fold: Whether to solve for the folds' tables, or for that of all rows.
+            values_of: Function of encoded rows that gives what the effects are to explain.
+            noise_variance: Float tensor `(p,)`.
+            earlier: Optional equations of rows seen before, which are added.
+
+        Returns:
+            The solution.
+        """
+        right_side: Tables = {} if earlier is None else dict(earlier.scores)
+        for group in self.rows.groups(self.chunk_size):
+            values = tf.concat([values_of(batch) / noise_variance for batch in group], axis=0)
+            part = self.scores(values, DesignRows.of(group, self.terms), by_fold)
+            right_side = add_tables(right_side, part)
+        tables = {
+            term.label: _table(effects, by_fold).effects
+            for term, effects in zip(self.terms, self.effects, strict=True)
+        }
+        start = {label: tf.convert_to_tensor(table) for label, table in tables.items()}
+        solution = self.solution(by_fold, right_side, noise_variance, start, earlier)
+        for label, table in tables.items():
+            table.assign(solution.effects[label])
+        return solution
+
+    def solution(
+        self,
+        by_fold: bool,
+        right_side: Tables,
+        noise_variance: tf.Tensor,
+        start: Tables,
+        earlier: EarlierRows | None = None,
+    ) -> Solution:
+        """The solution for given right sides, which is not assigned.
+
+        Preconditioned by the inverse blocks of the levels, so that one term alone is solved in
+        one iteration; each costs O(rows * features * terms).
+
+        Args:
+            by_fold: Whether to solve for the folds' tables, or for that of all rows.
+            right_side: `Z' r / noise_variance` of every term.
+            noise_variance: Float tensor `(p,)`.
+            start: First guess of the effects.
+            earlier: Optional equations of rows seen before; theirs of different terms are taken
+                as unrelated.
+        """
+        return self._solvers[by_fold](right_side, noise_variance, start, earlier)
+
+    def fitted(self, effects: Tables, rows: DesignRows, by_fold: bool) -> tf.Tensor:
+        """`sum_k Z_k B_k` of some rows, `(b, p)`."""
+        fold = rows.fold if by_fold else None
+        parts = []
+        for term in self.terms:
+            encoded = rows.encoded[term.label]
+            basis = term.basis_of(encoded)
+            parts.append(design.product(effects[term.label], encoded["codes"], basis, fold))
+        return tf.add_n(parts)
+
+    def scores(self, values: tf.Tensor, rows: DesignRows, by_fold: bool) -> Tables:
+        """`Z_k' values` of every term."""
+        if rows.cell_weights is not None:
+            values = values * rows.cell_weights
+        fold = rows.fold if by_fold else None
+        found = {}
+        for term, effects in zip(self.terms, self.effects, strict=True):
+            encoded = rows.encoded[term.label]
+            codes, basis = encoded["codes"], term.basis_of(encoded)
+            found[term.label] = design.transpose_product(
+                values, codes, basis, effects.num_levels, fold
+            )
+        return found
+
+    def _solver(self, by_fold: bool) -> Callable[..., Solution]:
+        """The solver as a graph: eagerly its many small operations would cost more than sums."""
+
+        def run(
+            right_side: Tables,
+            noise_variance: tf.Tensor,
+            start: Tables,
+            earlier: EarlierRows | None,
+        ) -> Solution:
+            def multiply(effects: Tables) -> Tables:
+                return self._product(effects, noise_variance, by_fold, earlier)
+
+            def precondition(residual: Tables) -> Tables:
+                return {
+                    term.label: _table(effects, by_fold).solve(
+                        residual[term.label], effects.prior, noise_variance
+                    )
+                    for term, effects in zip(self.terms, self.effects, strict=True)
+                }
+
+            iterations = _FOLD_ITERATIONS if by_fold else _FINAL_ITERATIONS
+            tolerance = _FOLD_TOLERANCE if by_fold else _FINAL_TOLERANCE
+            return _conjugate_gradients(
+                multiply, precondition, right_side, start, iterations, tolerance
+            )
+
+        return tf.function(run, autograph=False)
+
+    def _product(
+        self,
+        effects: Tables,
+        noise_variance: tf.Tensor,
+        by_fold: bool,
+        earlier: EarlierRows | None,
+    ) -> Tables:
+        """The left side of the equations at some effects."""
+        total = {
+            term.label: part.prior.product(effects[term.label])
+            for term, part in zip(self.terms, self.effects, strict=True)
+        }
+        if earlier is not None:
+            past = {name: tf.matmul(earlier.grams[name], effects[name]) for name in effects}
+            total = {name: total[name] + past[name] / noise_variance for name in effects}
+        for rows in self.chunks:
+            values = self.fitted(effects, rows, by_fold) / noise_variance
+            total = add_tables(total, self.scores(values, rows, by_fold))
+        return total
+
+
+def _table(effects: LevelEffects, by_fold: bool) -> EffectsTable:
+    return effects.folds if by_fold else effects.table
+
+
+def _combine(one: Tables, other: Tables, step: Callable[..., tf.Tensor]) -> Tables:
+    return {name: step(one[name], other[name]) for name in one}
+
+
+def _inner(one: Tables, other: Tables) -> tf.Tensor:
+    """Inner product by feature, `(p,)`."""
+    products = [one[name] * other[name] for name in one]
+    return tf.add_n([tf.reduce_sum(p, axis=tuple(range(len(p.shape) - 1))) for p in products])
+
+
+def _conjugate_gradients(
+    multiply: Callable[[Tables], Tables],
+    precondition: Callable[[Tables], Tables],
+    right_side: Tables,
+    start: Tables,
+    max_iterations: int,
+    tolerance: float,
+) -> Solution:
+    """Preconditioned conjugate gradients, for every feature at once.
+
+    Args:
+        multiply: The left side at some effects.
+        precondition: An approximate inverse of it.
+        right_side: The right side.
+        start: First guess.
+        max_iterations: Most iterations.
+        tolerance: Of the residual over the right side, in the preconditioner's norm.
+    """
+    residual = _combine(right_side, multiply(start), tf.subtract)
+    preconditioned = precondition(residual)
+    height = _inner(residual, preconditioned)
+    goal = tolerance**2 * _inner(right_side, precondition(right_side))
+
+    def has_work(iteration: tf.Tensor, height: tf.Tensor, *_: Tables) -> tf.Tensor:
+        return (iteration < max_iterations) & tf.reduce_any(height > goal)
+
+    def iterate(
+        iteration: tf.Tensor,
+        height: tf.Tensor,
+        effects: Tables,
+        residual: Tables,
+        direction: Tables,
+    ) -> tuple[tf.Tensor, tf.Tensor, Tables, Tables, Tables]:
+        image = multiply(direction)
+        length = tf.math.divide_no_nan(height, _inner(direction, image))
+        effects = _combine(effects, direction, lambda a, b: a + length * b)
+        residual = _combine(residual, image, lambda a, b: a - length * b)
+        preconditioned = precondition(residual)
+        new_height = _inner(residual, preconditioned)
+        ratio = tf.math.divide_no_nan(new_height, height)
+        direction = _combine(preconditioned, direction, lambda a, b: a + ratio * b)
+        return iteration + 1, new_height, effects, residual, direction
+
+    state = (tf.constant(0), height, dict(start), residual, preconditioned)
+    iterations, height, effects, *_ = tf.while_loop(has_work, iterate, state)
+    relative = tf.sqrt(tf.math.divide_no_nan(height, goal)) * tolerance
+    return Solution(effects, iterations, tf.reduce_max(relative))

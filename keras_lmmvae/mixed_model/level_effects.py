@@ -1,0 +1,199 @@
+"""The effects of one term's levels: their prior, and their posterior with and without folds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.mixed_model.effects_table import EffectsTable
+from keras_lmmvae.mixed_model.prior import LevelPrior
+
+__all__ = ["LevelEffects"]
+
+
+@keras.saving.register_keras_serializable(package="keras_lmmvae")
+class LevelEffects(keras.Layer):
+    """What a mixed model knows of one term.
+
+    The training rows are split into two folds, which are half-samples. A row reads the effects
+    that the *other* fold gave (out-of-fold), so that no row sees itself in them, and updates those
+    of its own fold. The covariance of the two folds' effects estimates the effect variance
+    without bias. New rows read the table that all rows gave.
+
+    Args:
+        num_levels: Positive int, levels `L` of the term.
+        basis_size: Positive int, `m`.
+        num_features: Positive int, `p`.
+        learn_coefficient_covariance: Whether `Psi` is learned.
+        is_amortized: Whether the effects are means of codes: then there are no folds.
+        num_aggregates: Positive int, levels that codes are averaged over.
+
+    Attributes:
+        prior: The `LevelPrior`.
+        table: The `EffectsTable` that new rows read.
+        folds: The `EffectsTable` by fold.
+        variance_ratio: Scalar weight, posterior variance with the other terms unknown too, over
+            that with them known. It is 1 for one term.
+        aggregate_count: Weight `(aggregates,)`, rows that codes are averaged over.
+
+    References:
+        - Henderson, C. R. (1975), Best linear unbiased estimation and prediction.
+        - [Simchoni & Rosset, 2024](https://arxiv.org/abs/2412.16899), section 3.
+    """
+
+    def __init__(
+        self,
+        num_levels: int,
+        basis_size: int,
+        num_features: int,
+        learn_coefficient_covariance: bool = False,
+        is_amortized: bool = False,
+        num_aggregates: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(trainable=False, dtype="float32", **kwargs)
+        self.num_levels = num_levels
+        self.basis_size = basis_size
+        self.num_features = num_features
+        self.learn_coefficient_covariance = learn_coefficient_covariance
+        self.is_amortized = is_amortized
+        self.num_aggregates = num_aggregates
+        sizes = (num_levels, basis_size, num_features)
+        self.prior = LevelPrior(*sizes[1:], learn_coefficient_covariance, name="prior")
+        self.table = EffectsTable(*sizes, has_design=not is_amortized, name="table")
+        if not is_amortized:
+            self.folds = EffectsTable(*sizes, by_fold=True, name="folds")
+
+    @classmethod
+    def of(cls, term: RandomEffect, num_features: int, is_amortized: bool) -> LevelEffects:
+        """The effects of an adapted term, built."""
+        effects = cls(
+            term.num_levels,
+            term.basis_size,
+            num_features,
+            term.learn_coefficient_covariance,
+            is_amortized,
+            term.num_aggregates,
+            name=term.name,
+        )
+        effects.build()
+        return effects
+
+    def build(self, input_shape: Any = None) -> None:
+        self.prior.build()
+        self.table.build()
+        if self.is_amortized:
+            self.aggregate_count = self.add_weight(
+                name="aggregate_count",
+                shape=(self.num_aggregates,),
+                initializer="zeros",
+                trainable=False,
+                autocast=False,
+            )
+            return
+        self.folds.build()
+        self.variance_ratio = self.add_weight(
+            name="variance_ratio", shape=(), initializer="ones", trainable=False, autocast=False
+        )
+
+    @property
+    def effect_variance(self) -> keras.Variable:
+        """Prior variances of an effect, `(p,)`."""
+        return self.prior.effect_variance
+
+    @property
+    def coefficient_covariance(self) -> keras.Variable:
+        """`Psi`, `(m, m)`."""
+        return self.prior.coefficient_covariance
+
+    def set_design(
+        self, gram: tf.Tensor, count: tf.Tensor, earlier_gram: tf.Tensor | float = 0.0
+    ) -> None:
+        """Takes `Z'Z` and the numbers of the training rows, by fold and level.
+
+        Args:
+            gram: Float tensor `(folds, levels, m, m)`.
+            count: Float tensor `(folds, levels)`.
+            earlier_gram: Optional float tensor `(levels, m, m)` of rows seen before, which both
+                folds know.
+        """
+        self.folds.set_design(gram + earlier_gram, count, self.prior)
+        self.table.set_design(
+            tf.reduce_sum(gram, axis=0) + earlier_gram, tf.reduce_sum(count, axis=0), self.prior
+        )
+
+    def pool(self, noise_variance: tf.Tensor) -> None:
+        """Sets the table for new rows to the posterior mean given both folds.
+
+        precision @ B = precision_1 @ B_1 + precision_2 @ B_2
+        """
+        effects = tf.convert_to_tensor(self.folds.effects)
+        scores = self.folds.precision_product(effects, self.prior, noise_variance)
+        scores = tf.reduce_sum(scores, axis=0)
+        self.table.effects.assign(self.table.solve(scores, self.prior, noise_variance))
+
+    def set_prior(
+        self,
+        effect_variance: np.ndarray,
+        coefficient_covariance: tf.Tensor | None,
+        noise_variance: tf.Tensor,
+    ) -> None:
+        """Changes the prior and moves the folds' effects along, as if solved with the new one.
+
+        Args:
+            effect_variance: Float array `(p,)`; raised to the floor.
+            coefficient_covariance: Float tensor `(m, m)`, or `None` to keep it.
+            noise_variance: Float tensor `(p,)`.
+        """
+        effects = tf.convert_to_tensor(self.folds.effects)
+        scores = self.folds.precision_product(effects, self.prior, noise_variance)
+        self.prior.assign(effect_variance, coefficient_covariance)
+        if coefficient_covariance is not None:
+            self.folds.refresh(self.prior)
+            self.table.refresh(self.prior)
+        self.folds.effects.assign(self.folds.solve(scores, self.prior, noise_variance))
+
+    def mean_prior_share(self) -> float:
+        """Prior variance of the average row's contribution, over `effect_variance`."""
+        total = tf.einsum("lij,ij->", self.table.gram, self.coefficient_covariance)
+        return max(float(total / tf.maximum(tf.reduce_sum(self.table.count), 1e-6)), 1e-6)
+
+    def row_counts(self) -> np.ndarray:
+        """Training rows of every level, or of every aggregate, float `(levels,)`."""
+        count = self.aggregate_count if self.is_amortized else self.table.count
+        return np.asarray(keras.ops.convert_to_numpy(count))
+
+    def served_variables(self) -> list[keras.Variable]:
+        """Weights that an answer to a request reads."""
+        variables = [self.table.effects, self.effect_variance, self.coefficient_covariance]
+        if self.is_amortized:
+            return variables
+        variables += [self.table.eigenvalues, self.variance_ratio]
+        if self.num_levels == 1:  # New rows of a surface are added to what it knows.
+            variables += [self.table.gram, self.table.count]
+        return [*variables, self.table.rotation] if self.basis_size > 1 else variables
+
+    def grown(self, num_levels: int) -> LevelEffects:
+        """A copy with room for more levels behind the present ones; they are at the prior."""
+        copy = type(self)(**{**self.get_config(), "num_levels": num_levels})
+        copy.prior = self.prior
+        copy.table = self.table.grown(num_levels, self.prior)
+        copy.folds = self.folds.grown(num_levels, self.prior)
+        copy.variance_ratio = self.variance_ratio
+        copy.built = True
+        return copy
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "num_levels": self.num_levels,
+            "basis_size": self.basis_size,
+            "num_features": self.num_features,
+            "learn_coefficient_covariance": self.learn_coefficient_covariance,
+            "is_amortized": self.is_amortized,
+            "num_aggregates": self.num_aggregates,
+        }

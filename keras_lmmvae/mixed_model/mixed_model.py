@@ -1,0 +1,348 @@
+"""The linear mixed model of all terms, as one Keras layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.effects.vocabulary import UNKNOWN_CODE
+from keras_lmmvae.linalg import LevelPosterior
+from keras_lmmvae.mixed_model.condition import condition, known_level
+from keras_lmmvae.mixed_model.equations import EarlierRows, Equations, Solution
+from keras_lmmvae.mixed_model.level_effects import LevelEffects
+from keras_lmmvae.mixed_model.variances import (
+    SimulatedFit,
+    moment_matrix,
+    update_variances,
+    variance_ratios,
+)
+from keras_lmmvae.rows import EFFECTS, FEATURES, FOLD, Pass, Rows, cell_weights, row_weights
+
+__all__ = ["MixedModel", "Parts", "total_of"]
+
+Parts = dict[str, tf.Tensor]
+"""Term name -> its contribution `Z_k B_k` to some rows, `(b, p)`."""
+
+
+@keras.saving.register_keras_serializable(package="keras_lmmvae")
+class MixedModel(keras.Layer):
+    """The linear mixed model of all terms.
+
+        r[i] = sum{ Z_k[i] @ B_k : k=1...K } + e[i],    e[i] ~ Normal(0, diag(noise_variance))
+        B_k[l, :, f] ~ Normal(0, effect_variance_k[f] * Psi_k)
+
+    Everything is in standardised units of the features. `r`, what the effects are to explain, and
+    the noise variance are given to the methods: the layer knows no network.
+
+    Args:
+        terms: The terms, adapted.
+        is_amortized: Whether effects are means of codes, without folds and learned variances.
+
+    Attributes:
+        terms: The terms.
+        effects: The `LevelEffects` of each.
+        moment_matrix: Weight `(p, K, K)`; see `SimulatedFit.moments`.
+        variance_ratios: Weight `(2,)`: posterior variance of all contributions together, over the
+            sum of those with the other terms known; of the folds, and of the table of all rows.
+        started: Scalar weight, 1 once the effects take part.
+
+    References:
+        - Henderson, C. R. (1975), Best linear unbiased estimation and prediction.
+        - Robinson, G. K. (1991), That BLUP is a good thing.
+    """
+
+    def __init__(
+        self, terms: Sequence[RandomEffect], is_amortized: bool = False, **kwargs: Any
+    ) -> None:
+        super().__init__(trainable=False, dtype="float32", **kwargs)
+        self.terms = list(terms)
+        self.is_amortized = is_amortized
+        self.num_features = 0
+        self.effects: list[LevelEffects] = []
+
+    def build(self, input_shape: Any) -> None:
+        """Makes the tables for rows of shape `(None, p)`."""
+        self.num_features = int(input_shape[-1])
+        count = len(self.terms)
+        for term in self.terms:
+            term.build_basis(self.is_amortized)
+            term.built = True
+            self.effects.append(LevelEffects.of(term, self.num_features, self.is_amortized))
+        self.moment_matrix = self._state("moment_matrix", (self.num_features, count, count))
+        self.moment_matrix.assign(np.broadcast_to(np.eye(count), (self.num_features, count, count)))
+        self.variance_ratios = self._state("variance_ratios", (2,), "ones")
+        self.started = self._state("started", ())
+
+    def _state(
+        self, name: str, shape: tuple[int, ...], initializer: str = "zeros"
+    ) -> keras.Variable:
+        return self.add_weight(
+            name=name, shape=shape, initializer=initializer, trainable=False, autocast=False
+        )
+
+    def pairs(self) -> Iterator[tuple[RandomEffect, LevelEffects]]:
+        """Every term with its effects."""
+        return zip(self.terms, self.effects, strict=True)
+
+    def of(self, label: str) -> LevelEffects:
+        """The effects of the term of that name."""
+        return next(effects for term, effects in self.pairs() if term.label == label)
+
+    # Rows read their effects ----------------------------------------------------------------
+
+    def parts(self, rows: Rows, terms: Sequence[RandomEffect] | None = None) -> Parts:
+        """Contributions to new rows; levels never seen contribute nothing.
+
+        Args:
+            rows: Encoded rows.
+            terms: The terms to read. Defaults to all of them.
+        """
+        found = {}
+        for term in self.terms if terms is None else terms:
+            encoded = rows[EFFECTS][term.label]
+            table = self.of(term.label).table
+            found[term.label] = table.product(encoded["codes"], term.basis_of(encoded))
+        return found
+
+    def out_of_fold_parts(self, rows: Rows) -> Parts:
+        """Contributions to training rows, from the effects of the fold that they are not in."""
+        return self._fold_parts(rows, 1 - rows[FOLD])
+
+    def own_fold_parts(self, rows: Rows) -> Parts:
+        """Contributions to training rows, from the effects of their own fold."""
+        return self._fold_parts(rows, rows[FOLD])
+
+    def _fold_parts(self, rows: Rows, fold: tf.Tensor) -> Parts:
+        pairs = self.pairs()
+        return {term.label: _fold_part(term, effects, rows, fold) for term, effects in pairs}
+
+    def contribution(self, rows: Rows) -> tf.Tensor:
+        """`sum_k Z_k B_k` of new rows, `(b, p)`."""
+        return total_of(self.parts(rows), rows)
+
+    def variance(self, rows: Rows, noise_variance: tf.Tensor) -> tf.Tensor:
+        """Posterior variance of `contribution`, `(b, p)`.
+
+        Levels never seen have the variance of the prior. Terms that share rows cancel each
+        other's errors, so the variance of a term is its share of that of all together.
+        """
+        total = tf.zeros_like(rows[FEATURES])
+        for term, effects in self.pairs():
+            total += self._row_variance(term, effects, rows, noise_variance, is_marginal=False)
+        return total
+
+    def term_variance(self, label: str, rows: Rows, noise_variance: tf.Tensor) -> tf.Tensor:
+        """Posterior variance of one term's contribution by itself, `(b, p)`.
+
+        The other terms are not known either, and all that the basis leaves out counts.
+        """
+        term, effects = next(pair for pair in self.pairs() if pair[0].label == label)
+        return self._row_variance(term, effects, rows, noise_variance, is_marginal=True)
+
+    def _row_variance(
+        self,
+        term: RandomEffect,
+        effects: LevelEffects,
+        rows: Rows,
+        noise_variance: tf.Tensor,
+        is_marginal: bool,
+    ) -> tf.Tensor:
+        encoded = rows[EFFECTS][term.label]
+        basis, codes = term.basis_of(encoded), encoded["codes"]
+        prior = effects.prior.row_variance(basis, tf.shape(codes)[0])
+        if self.is_amortized:
+            seen = tf.zeros_like(prior)
+        else:
+            seen = effects.table.row_variance(codes, basis, effects.prior, noise_variance)
+            ratio = effects.variance_ratio.value if is_marginal else self.variance_ratios.value[1]
+            seen = seen * ratio
+            share = 1.0 if is_marginal else _mean_share(effects, basis)
+            missing = term.missing_share(basis, share)
+            if missing is not None:
+                missing = tf.where(codes >= 0, missing, tf.zeros_like(missing))
+                seen += missing[:, None] * effects.effect_variance
+        return tf.where((codes == UNKNOWN_CODE)[:, None], prior, seen)
+
+    def kl(self, rows: Rows, noise_variance: tf.Tensor) -> tf.Tensor:
+        """The rows' shares of KL(q(B) || p(B)) in their own folds, `(b,)`, nats."""
+        total = tf.zeros(tf.shape(rows[FEATURES])[0])
+        for term, effects in self.pairs():
+            codes = rows[EFFECTS][term.label]["codes"]
+            total += effects.folds.kl_share(codes, rows[FOLD], effects.prior, noise_variance)
+        return total
+
+    def own_variance(self, rows: Rows, noise_variance: tf.Tensor) -> tf.Tensor:
+        """Posterior variance of `own_fold_parts` together, `(b, p)`."""
+        total = tf.zeros_like(rows[FEATURES])
+        for term, effects in self.pairs():
+            encoded = rows[EFFECTS][term.label]
+            total += effects.folds.row_variance(
+                encoded["codes"], term.basis_of(encoded), effects.prior, noise_variance, rows[FOLD]
+            )
+        return total * self.variance_ratios.value[0]
+
+    # Rows teach the effects -----------------------------------------------------------------
+
+    def step(self, rows: Rows, residual: tf.Tensor, noise_variance: tf.Tensor) -> tf.Tensor:
+        """Moves the effects of a mini-batch's levels towards their posterior means.
+
+        One term after the other, each with the others' newest effects (Gauss-Seidel): this
+        converges also where a batch holds all rows of its levels.
+
+        Args:
+            rows: Training rows.
+            residual: Float tensor `(b, p)`, what the effects are to explain.
+            noise_variance: Float tensor `(p,)`.
+
+        Returns:
+            The rows' squared errors, posterior variance included, `(b, p)`. A step overweights the
+            rows that it has just seen and underweights those that it is about to see: the product
+            of the errors before and after has the weight of the solved equations.
+        """
+        cells, weights = cell_weights(rows), row_weights(rows)
+        parts = self.own_fold_parts(rows)
+        before = error = residual - total_of(parts, rows)
+        for term, effects in self.pairs():
+            encoded, fold = rows[EFFECTS][term.label], rows[FOLD]
+            weighted = error if cells is None else error * cells
+            increment = effects.folds.increment(
+                weighted,
+                encoded["codes"],
+                term.basis_of(encoded),
+                fold,
+                effects.prior,
+                noise_variance,
+                weights,
+            )
+            effects.folds.add(increment)
+            error += parts[term.label] - _fold_part(term, effects, rows, fold)
+        return before * error + self.own_variance(rows, noise_variance)
+
+    def equations(self, rows: Pass, earlier: EarlierRows | None = None) -> Equations:
+        """Henderson's equations of these rows; their designs become those of the terms.
+
+        Args:
+            rows: The rows.
+            earlier: Optional equations of rows seen before, which are added.
+        """
+        equations = Equations(self.terms, self.effects, rows)
+        equations.set_designs(earlier)
+        return equations
+
+    def solve(
+        self,
+        equations: Equations,
+        values_of: Callable[[Rows], tf.Tensor],
+        noise_variance: tf.Tensor,
+        by_fold: bool,
+        earlier: EarlierRows | None = None,
+    ) -> Solution:
+        """Makes the effects exact; see `Equations.solve`."""
+        return equations.solve(by_fold, values_of, noise_variance, earlier)
+
+    def pool(self, noise_variance: tf.Tensor) -> None:
+        """Brings the tables for new rows up to date with the folds."""
+        for effects in self.effects:
+            effects.pool(noise_variance)
+
+    def calibrate(
+        self, equations: Equations, noise_variance: tf.Tensor, seed: int, by_fold: bool
+    ) -> None:
+        """Measures on simulated effects how terms share what the rows say; none needs this alone.
+
+        Args:
+            equations: The equations of the training rows.
+            noise_variance: Float tensor `(p,)`.
+            seed: Seed of the simulated effects.
+            by_fold: Whether it is for the folds' tables, or for that of all rows.
+        """
+        if len(self.terms) < 2:
+            return
+        fit = SimulatedFit(equations, noise_variance, by_fold, seed, has_noise=True)
+        together, ratios = variance_ratios(fit)
+        values = np.array(self.variance_ratios)
+        values[0 if by_fold else 1] = together
+        self.variance_ratios.assign(values)
+        if by_fold:
+            self.moment_matrix.assign(moment_matrix(equations, noise_variance, seed))
+            return
+        for term, effects in self.pairs():
+            effects.variance_ratio.assign(ratios[term.label])
+
+    def estimate_variances(self, noise_variance: tf.Tensor) -> None:
+        """Sets the variance components to what the solved half-samples have in common."""
+        moments = keras.ops.convert_to_numpy(self.moment_matrix)
+        update_variances(self.effects, moments, noise_variance)
+
+    # Levels -----------------------------------------------------------------------------------
+
+    def condition(
+        self,
+        label: str,
+        basis: tf.Tensor,
+        cells: tf.Tensor,
+        noise_variance: tf.Tensor,
+        residual_of: Callable[[tf.Tensor], tf.Tensor],
+        code: int = UNKNOWN_CODE,
+    ) -> LevelPosterior:
+        """Posterior of the effects of a level given some of its rows; see `condition`."""
+        effects = self.of(label)
+        known = known_level(effects, code, basis.dtype)
+        return condition(effects, known, basis, cells, noise_variance, residual_of)
+
+    def earlier_rows(self, noise_variance: tf.Tensor) -> EarlierRows:
+        """Sufficient statistics of the rows seen so far, every term by itself."""
+        grams, scores = {}, {}
+        for term, part in self.pairs():
+            effects = tf.convert_to_tensor(part.table.effects)
+            grams[term.label] = tf.identity(part.table.gram)
+            scores[term.label] = part.table.precision_product(effects, part.prior, noise_variance)
+        return EarlierRows(grams, scores)
+
+    def add_levels(self, columns: dict[str, np.ndarray]) -> bool:
+        """Grows the tables for keys never seen before; returns whether there were any."""
+        has_grown = False
+        for number, term in enumerate(self.terms):
+            if term.add_levels(columns):
+                has_grown = True
+                # A weight cannot change its shape: the effects are made anew.
+                self._tracker.unlock()
+                old = self.effects[number]
+                self.effects.remove(old)
+                self.effects.insert(number, old.grown(term.num_levels))
+                self._tracker.lock()
+        return has_grown
+
+    def served_variables(self) -> list[keras.Variable]:
+        """Weights that an answer to a request reads."""
+        variables = [] if self.is_amortized or not self.terms else [self.variance_ratios]
+        for term, effects in self.pairs():
+            variables += [*effects.served_variables(), *term.basis_variables()]
+        return variables
+
+
+def total_of(parts: Parts, rows: Rows) -> tf.Tensor:
+    """The sum of the terms' contributions, `(b, p)`; 0 without terms."""
+    return tf.add_n(list(parts.values())) if parts else tf.zeros_like(rows[FEATURES])
+
+
+def _fold_part(term: RandomEffect, effects: LevelEffects, rows: Rows, fold: tf.Tensor) -> tf.Tensor:
+    encoded = rows[EFFECTS][term.label]
+    return effects.folds.product(encoded["codes"], term.basis_of(encoded), fold)
+
+
+def _mean_share(effects: LevelEffects, basis: tf.Tensor | None) -> tf.Tensor | float:
+    """Share of the prior variance that the basis reaches at the average training row.
+
+    The noise variance, learned from the training rows, holds the rest already.
+    """
+    if basis is None or effects.num_levels > 1:
+        return 1.0
+    total = tf.reduce_sum(tf.linalg.trace(effects.table.gram.value))
+    rows = tf.reduce_sum(effects.table.count.value)
+    return tf.where(rows > 0.0, tf.math.divide_no_nan(total, rows), 1.0)

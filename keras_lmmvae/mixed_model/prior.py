@@ -1,0 +1,123 @@
+"""The prior of one level's effects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lmmvae import linalg
+
+__all__ = ["EFFECT_VARIANCE_FLOOR", "LevelPrior"]
+
+EFFECT_VARIANCE_FLOOR = 1e-6
+"""Smallest effect variance, as a share of the variance of a standardised feature. A term whose
+variance is there counts as absent."""
+
+
+@keras.saving.register_keras_serializable(package="keras_lmmvae")
+class LevelPrior(keras.Layer):
+    """Normal prior of the effects of a level, independent between levels.
+
+        B[l, :, f] ~ Normal(0, effect_variance[f] * Psi)
+
+    `Psi`, `(m, m)`, is the covariance of a level's coefficients up to the feature's variance. It
+    is the identity, or it is learned and has trace `m`.
+
+    Args:
+        basis_size: Positive int, `m`.
+        num_features: Positive int, `p`.
+        learn_coefficient_covariance: Whether `Psi` is learned.
+    """
+
+    def __init__(
+        self,
+        basis_size: int,
+        num_features: int,
+        learn_coefficient_covariance: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(trainable=False, dtype="float32", **kwargs)
+        self.basis_size = basis_size
+        self.num_features = num_features
+        self.learn_coefficient_covariance = learn_coefficient_covariance
+
+    def build(self, input_shape: Any = None) -> None:
+        self.effect_variance = self.add_weight(
+            name="effect_variance",
+            shape=(self.num_features,),
+            initializer="ones",
+            trainable=False,
+            autocast=False,
+        )
+        self.coefficient_covariance = self.add_weight(
+            name="coefficient_covariance",
+            shape=(self.basis_size, self.basis_size),
+            initializer=keras.initializers.Identity(),
+            trainable=False,
+            autocast=False,
+        )
+
+    def inverse_block(self, dtype: Any = "float32") -> tf.Tensor:
+        """`inv(Psi)`, `(m, m)`."""
+        if not self.learn_coefficient_covariance:
+            return tf.eye(self.basis_size, dtype=dtype)
+        return linalg.inverse_psi(tf.cast(self.coefficient_covariance, dtype))
+
+    def product(self, effects: tf.Tensor) -> tf.Tensor:
+        """`inv(Psi) @ effects / effect_variance`, `(..., m, p)`."""
+        if self.learn_coefficient_covariance:
+            effects = tf.matmul(self.inverse_block(), effects)
+        return effects / self.effect_variance
+
+    def row_variance(self, basis: tf.Tensor | None, size: tf.Tensor) -> tf.Tensor:
+        """Prior variance of rows' `phi' B`, `(b, p)`, for levels never seen.
+
+        Args:
+            basis: Float tensor `(b, m)`, or `None` for ones.
+            size: Number of rows `b`.
+        """
+        if basis is None:
+            return tf.broadcast_to(self.effect_variance.value, (size, self.num_features))
+        return self.quadratic(basis)[:, None] * self.effect_variance
+
+    def quadratic(self, basis: tf.Tensor) -> tf.Tensor:
+        """`phi' Psi phi`, `(b,)`."""
+        return tf.einsum("bi,ij,bj->b", basis, self.coefficient_covariance, basis)
+
+    def sample(self, num_levels: int, seed: int) -> tf.Tensor:
+        """Draws a table of effects, `(levels, m, p)`."""
+        shape = (num_levels, self.basis_size, self.num_features)
+        deviation = tf.sqrt(tf.convert_to_tensor(self.effect_variance))
+        draws = tf.random.stateless_normal(shape, (seed, 0)) * deviation
+        if not self.learn_coefficient_covariance:
+            return draws
+        values, vectors = tf.linalg.eigh(tf.convert_to_tensor(self.coefficient_covariance))
+        root = vectors * tf.sqrt(tf.maximum(values, 0.0))
+        return tf.einsum("ij,ljf->lif", root, draws)
+
+    def log_det(self) -> tf.Tensor:
+        """Log determinant of a level's prior covariance, `(p,)`."""
+        block = tf.linalg.logdet(tf.convert_to_tensor(self.coefficient_covariance))
+        return self.basis_size * tf.math.log(tf.convert_to_tensor(self.effect_variance)) + block
+
+    def assign(self, effect_variance: np.ndarray, coefficient_covariance: Any = None) -> None:
+        """Sets the variances, and `Psi` where one is given.
+
+        Args:
+            effect_variance: Float array `(p,)`; raised to the floor.
+            coefficient_covariance: Optional float tensor `(m, m)`.
+        """
+        self.effect_variance.assign(np.maximum(effect_variance, EFFECT_VARIANCE_FLOOR))
+        if coefficient_covariance is not None:
+            self.coefficient_covariance.assign(coefficient_covariance)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "basis_size": self.basis_size,
+            "num_features": self.num_features,
+            "learn_coefficient_covariance": self.learn_coefficient_covariance,
+        }
