@@ -56,10 +56,11 @@ def known_model(
     model.noise_variance.assign(np.broadcast_to(noise_variance, scale.shape) / scale)
     for term in model.random_effects:
         variance = np.broadcast_to(effect_variance[term.label], scale.shape)
-        term.posterior.effect_variance.assign(variance / scale)
+        effects = model.mixed_model.of(term.label)
+        effects.effect_variance.assign(variance / scale)
         if coefficient_covariance and term.label in coefficient_covariance:
             inner = np.linalg.inv(term.user_basis())
-            term.posterior.coefficient_covariance.assign(
+            effects.coefficient_covariance.assign(
                 inner @ coefficient_covariance[term.label] @ inner.T
             )
     model.fitted.assign(1.0)
