@@ -95,12 +95,12 @@ class TestEveryStructure:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"n": 0}, r"`n` must be at least 1\. Received: n=0"),
-            ({"n": 2.5}, r"`n` must be an int\. Received: n=2\.5"),
-            ({"latent_dim": 0}, r"`latent_dim` must be at least 1\. Received: latent_dim=0"),
+            ({"n": 0}, r"`n`, expected an integer of at least 1\. Received: n=0"),
+            ({"n": 2.5}, r"`n`, expected an integer of at least 1\. Received: n=2\.5"),
+            ({"latent_dim": 0}, r"`latent_dim`, expected an integer .*\. Received: latent_dim=0"),
             (
                 {"noise_variance": 0.0},
-                r"`noise_variance` must be a positive .* noise_variance=0\.0",
+                r"`noise_variance`, expected a finite number above 0\. .* noise_variance=0\.0",
             ),
         ],
     )
@@ -229,12 +229,15 @@ def test_spatial_law_at_full_number_of_locations_is_fast_to_draw():
         (
             simulate_categorical,
             {"cardinalities": (3,)},
-            r"one value per factor.*cardinalities=\(3,\)",
+            r"one for each of them\. Received: cardinalities=\(3,\), effect_variances=\(0\.3, 3\.0\)",
         ),
         (simulate_categorical, {"order": "random"}, r"`order` must be one of .*order='random'"),
-        (simulate_longitudinal, {"correlation": 0.8}, r"below 0\.707 in size.*correlation=0\.8"),
-        (simulate_longitudinal, {"effect_variances": (-1.0,)}, r"at least 0\.0.*=-1\.0"),
-        (simulate_spatial, {"squared_length_scale": -1.0}, r"positive.*squared_length_scale=-1\.0"),
+        (simulate_longitudinal, {"correlation": 0.8}, r"below 0\.707 in absolute.*correlation=0\.8"),
+        (simulate_longitudinal, {"effect_variances": (-1.0,)}, r"of at least 0\. .*variances=-1\.0"),
+        (simulate_longitudinal, {"effect_variances": ()}, r"at least one value.*variances=\(\)"),
+        (simulate_categorical, {"cardinalities": (3, 0)}, r"`cardinalities`, .* cardinalities=0"),
+        (simulate_spatial, {"effect_variance": -0.1}, r"of at least 0\. .*effect_variance=-0\.1"),
+        (simulate_spatial, {"squared_length_scale": -1.0}, r"above 0\. .*length_scale=-1\.0"),
     ],
 )
 def test_bad_arguments_of_a_structure(function, options, message):

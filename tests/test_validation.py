@@ -14,7 +14,9 @@ from keras_lmmvae.validation import (
     as_float_column,
     as_keys,
     check_columns,
+    check_not_negative,
     check_positive,
+    check_probability,
     received,
 )
 
@@ -66,6 +68,29 @@ class TestCheckPositive:
         with pytest.raises(ValueError, match="expected an integer of at least 1") as error:
             check_positive("size", value, integer=True, minimum=1)
         assert received(size=value) in str(error.value)
+
+
+class TestOtherNumbers:
+    @pytest.mark.parametrize("value", [0, 0.0, 1, 2.5, np.float32(0.1), np.int64(3)])
+    def test_zero_is_not_negative(self, value):
+        """Zero and all positive finite numbers pass."""
+        check_not_negative("weight", value)
+
+    @pytest.mark.parametrize("value", [-1e-9, np.nan, np.inf, True, "1", None, 10**400])
+    def test_negative_numbers_are_refused(self, value):
+        """So is anything that is not a finite number."""
+        with pytest.raises(ValueError, match="`weight`, expected a finite number of at") as error:
+            check_not_negative("weight", value)
+        assert received(weight=value) in str(error.value)
+
+    def test_probabilities_exclude_their_bounds(self):
+        """Numbers above 0 and below 1 pass."""
+        check_probability("level", 0.5)
+        check_probability("level", np.float32(1e-9))
+        for value in (0, 0.0, 1, 1.0, -0.1, np.nan, True, "0.5", None):
+            with pytest.raises(ValueError, match="`level`, expected a number between") as error:
+                check_probability("level", value)
+            assert received(level=value) in str(error.value)
 
 
 class TestCheckColumns:
