@@ -7,9 +7,8 @@ from scipy.stats import multivariate_normal, norm
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from keras_lmmvae.baselines import SVGPVAEBaseline
-from keras_lmmvae.baselines import svgpvae as svgpvae_module
-from keras_lmmvae.baselines.auxiliary_points import UNSEEN, AuxiliaryPoints
+from keras_lmmvae.baselines import SVGPVAEBaseline, latent_variable
+from keras_lmmvae.baselines.auxiliary_points import AuxiliaryPoints
 from keras_lmmvae.baselines.gp_autoencoder import (
     GPAutoencoder,
     inducing_centres,
@@ -23,6 +22,8 @@ from keras_lmmvae.baselines.sparse_gp import (
     squared_exponential,
     whitened_basis,
 )
+from keras_lmmvae.baselines.svgpvae import _inputs
+from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
 from keras_lmmvae.simulation import take
 
 COLUMNS = {"coordinates": ("lon", "lat"), "subject": "subject", "time": "t"}
@@ -207,8 +208,9 @@ class TestKernelOfTheNetwork:
 
     def test_unseen_subjects_stand_at_zero(self):
         network, vectors = self.network(np.zeros((3, 5)))
-        found = network.vectors(tf.constant([2, UNSEEN, 0])).numpy()
-        np.testing.assert_allclose(found, [vectors[2], [0.0, 0.0], vectors[0]], rtol=1e-6)
+        found = network.vectors(tf.constant([2, UNKNOWN_CODE, NULL_CODE, 0])).numpy()
+        expected = [vectors[2], [0.0, 0.0], [0.0, 0.0], vectors[0]]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
     def test_all_of_the_kernel_is_trained(self):
         """Length scales, subject vectors and inducing points move from where they begin."""
@@ -251,12 +253,12 @@ class TestBound:
         """Minus mean log density at the marginals' draws, plus the KLs over the rows."""
         fitted = clone(SMALL).set_params(kl_weight=0.4).fit(TRAIN)
         network, rows = fitted.network_, fitted.auxiliary_.rows(TRAIN)
-        x = fitted.features_.to_standard(TRAIN["x"])[:30]
+        x = fitted._standardised(TRAIN)[:30]
         draws = np.random.default_rng(3).normal(size=(30, 2)).astype(np.float32)
-        where = svgpvae_module._where(rows, slice(0, 30))
-        loss, error = fitted._loss(x, where, 130, tf.constant(draws))
+        inputs = [part[:30] for part in _inputs(rows)]
+        loss, error = fitted._loss(x, inputs, 130, tf.constant(draws))
         value, log_var = (part.numpy().astype(float) for part in network.encoder(x))
-        basis = network.basis(*where).numpy()
+        basis = network.basis(*inputs).numpy()
         mean, variance, divergence = np.empty((30, 2)), np.empty((30, 2)), 0.0
         for channel in range(2):
             weights = np.exp(-log_var[:, channel])
@@ -268,7 +270,7 @@ class TestBound:
             divergence += 0.5 * (np.trace(covariance) + w @ w - 12 - log_determinant)
         latent = tf.constant(mean + np.sqrt(variance) * draws, tf.float32)
         decoded = network.decoder(latent).numpy()
-        noise = np.sqrt(fitted.features_.noise_variance.numpy().mean())
+        noise = np.sqrt((fitted.noise_variance_ / fitted.scaler_.var_).mean())
         density = norm(decoded, noise).logpdf(x).sum(axis=1).mean()
         vectors = 0.5 * np.square(network.subject_vectors.numpy()).sum()
         expected = (0.4 * divergence + vectors) / 130 - density
@@ -276,13 +278,12 @@ class TestBound:
         np.testing.assert_allclose(error, x - decoded, atol=1e-4)
 
     def test_prior_is_the_process_given_all_training_rows(self, monkeypatch):
-        """Slow joint regression on the whitened values; the sums' chunks are of no matter."""
+        """Slow joint regression on the whitened values; the size of chunks has no influence."""
         network = FITTED.network_
-        x = FITTED.features_.to_standard(TRAIN["x"])
+        x = FITTED._standardised(TRAIN)
         value, log_var = (part.numpy().astype(float) for part in network.encoder(x))
         bases = [
-            network.basis(*svgpvae_module._where(FITTED.auxiliary_.rows(data), slice(None))).numpy()
-            for data in (TRAIN, TEST)
+            network.basis(*_inputs(FITTED.auxiliary_.rows(data))).numpy() for data in (TRAIN, TEST)
         ]
         prior = FITTED._prior(TEST)
         for channel in range(2):
@@ -294,7 +295,7 @@ class TestBound:
             variance = 1.0 + (bases[1] @ left * bases[1]).sum(axis=1)
             np.testing.assert_allclose(prior.variance()[:, channel], variance, rtol=1e-3)
         at_once = FITTED.reconstruct(TEST)
-        monkeypatch.setattr(svgpvae_module, "_ROWS_AT_ONCE", 17)
+        monkeypatch.setattr(latent_variable, "ROWS_AT_ONCE", 17)
         again = FITTED._given_all(x, FITTED.auxiliary_.rows(TRAIN))
         np.testing.assert_allclose(again.mean, FITTED.posterior_.mean, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(FITTED._prior(TEST).loc, prior.loc, atol=1e-5)
@@ -302,7 +303,7 @@ class TestBound:
 
     def test_posterior_is_the_prior_with_the_rows_own_observation(self):
         """Product of Gaussians = one more pseudo-observation in the sums, as seen at its row."""
-        value, log_var = FITTED.network_.encoder(FITTED.features_.to_standard(TEST["x"]))
+        value, log_var = FITTED.network_.encoder(FITTED._standardised(TEST))
         own = np.exp(log_var.numpy())
         prior, posterior = FITTED._prior(TEST), FITTED._posterior(TEST)
         gain = prior.variance().numpy() / (prior.variance().numpy() + own)
@@ -373,7 +374,7 @@ class TestFit:
         gaussian = norm(train["x"].mean(axis=0), train["x"].std(axis=0)).logpdf(test["x"])
         assert fitted.log_likelihood(test).mean() > gaussian.sum(axis=1).mean() + 1.0
         assert fitted.losses_[-1] < fitted.losses_[0]
-        np.testing.assert_allclose(fitted.features_.error_variance().mean(), 4.0, rtol=0.15)
+        np.testing.assert_allclose(fitted.noise_variance_.mean(), 4.0, rtol=0.15)
 
     def test_recovers_curves_of_subjects(self):
         """Held-out rows of known subjects; the process knows more than the mean does."""
@@ -392,7 +393,7 @@ class TestFit:
         """Both stand at the vector 0; a place far away has the prior Normal(0, 1)."""
         unseen = {**TEST, "subject": np.full(40, 99)}
         missing = {**TEST, "subject": np.full(40, np.nan)}
-        assert (FITTED.auxiliary_.rows(unseen).subjects == UNSEEN).all()
+        assert (FITTED.auxiliary_.rows(unseen).subjects == UNKNOWN_CODE).all()
         np.testing.assert_array_equal(FITTED.transform(unseen), FITTED.transform(missing))
         assert not np.allclose(FITTED._prior(unseen).loc, FITTED._prior(TEST).loc, atol=0.01)
         far = FITTED._prior({**TEST, "lon": TEST["lon"] + 1000.0})
@@ -431,14 +432,14 @@ NOTHING = {"coordinates": None, "subject": None, "time": None}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (NOTHING, r"something to run over\. Received: coordinates=None, subject=None, time=None"),
+        (NOTHING, r"must name a column, .* coordinates=None, subject=None, time=None"),
         ({"coordinates": "lon"}, r"a sequence of column names\. Received: coordinates='lon'"),
-        ({"coordinates": ["x2"]}, r"must have the column 'x2'\. Received: columns=\['lat', 'lon'"),
+        ({"coordinates": ["x2"]}, r"lack the column\(s\) \['x2'\].*Received: columns=\['x', 'lon'"),
         ({"num_inducing": 0}, r"`num_inducing`, expected an integer .* num_inducing=0"),
         ({"subject_dim": 0}, r"`subject_dim`, expected an integer .* subject_dim=0"),
         ({"latent_dim": 0}, r"`latent_dim` must be an int .*latent_dim=0"),
         ({"hidden_units": []}, r"at least one layer\. Received: hidden_units=\[\]"),
-        ({"kl_weight": -0.5}, r"`kl_weight`, expected a finite number above 0.*kl_weight=-0\.5"),
+        ({"kl_weight": -0.5}, r"`kl_weight`, expected .* of at least 0\..*kl_weight=-0\.5"),
     ],
 )
 def test_bad_arguments(settings, message):

@@ -8,8 +8,7 @@ from sklearn.exceptions import NotFittedError
 
 import keras_lmmvae as lmm
 from keras_lmmvae.baselines import BLUPVAE, PCABaseline, VAEBaseline
-from keras_lmmvae.baselines.level_table import LevelTable
-from keras_lmmvae.baselines.one_hot_dense import OneHotDense
+from keras_lmmvae.baselines.level_layers import LevelTable, OneHotDense
 from keras_lmmvae.baselines.schedule import cosine_adam
 from keras_lmmvae.metrics import mse, oracle_mse
 from keras_lmmvae.simulation import simulate_categorical, split, take
@@ -91,9 +90,13 @@ class TestEveryAutoencoder:
     def test_bad_features(self, baseline, fitted):
         x = TRAIN["x"].copy()
         x[5, 3] = np.nan
-        with pytest.raises(ValueError, match=r"`x` must be finite.*1 are NaN .*x\[5, 3\]=nan"):
+        with pytest.raises(
+            ValueError, match=r"`x` must have no missing cells.*row=5, column=3, missing=1"
+        ):
             clone(baseline).fit({**TRAIN, "x": x})
-        with pytest.raises(ValueError, match=r"12 features that were fitted.*x\.shape=\(600, 3\)"):
+        with pytest.raises(
+            ValueError, match=r"12 features that were fitted\. Received: features=3"
+        ):
             fitted[baseline.method].transform({**TEST, "x": TEST["x"][:, :3]})
         with pytest.raises(ValueError, match=r"features, 12\. Received: latent_dim=13"):
             clone(baseline).set_params(latent_dim=13).fit(TRAIN)
@@ -318,7 +321,7 @@ EMBEDDING = {"groups": GROUPS, "coding": "embedding"}
         ({"batch_size": 0}, r"`batch_size`.*Received: batch_size=0"),
         ({"learning_rate": 0.0}, r"`learning_rate`.*Received: learning_rate=0.0"),
         ({"kl_weight": -1.0}, r"`kl_weight`.*Received: kl_weight=-1.0"),
-        ({**EMBEDDING, "groups": ["shop"]}, r"'shop' is missing\. Received: columns=\['group_0'"),
+        ({**EMBEDDING, "groups": ["shop"]}, r"column\(s\) \['shop'\].*columns=\['x', 'group_0'"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -334,9 +337,11 @@ def test_bad_columns(fitted):
     with pytest.raises(ValueError, match=r"at least one key that is not null.*rows=2400, levels=0"):
         VAEBaseline(1, **EMBEDDING, **SMALL).fit(empty)
     for name in ("vae-ohe", "cvae", "blup-vae"):
-        with pytest.raises(ValueError, match=r"of the type that was fitted, int64.*group_0\.dtype"):
+        with pytest.raises(
+            ValueError, match=r"'group_0' must be of the type that was fitted, int64"
+        ):
             fitted[name].transform({**TEST, "group_0": TEST["group_0"].astype(str)})
-        with pytest.raises(ValueError, match=r"each of the 600 rows.*group_0\.shape=\(3,\)"):
+        with pytest.raises(ValueError, match=r"number of rows.*'x': 600, 'group_0': 3"):
             fitted[name].reconstruct({**TEST, "group_0": np.arange(3)})
     with pytest.raises(ValueError, match=r"`groups` must be a list of at least one.*groups=\[\]"):
         BLUPVAE(1, []).fit(TRAIN)

@@ -314,7 +314,7 @@ def test_package_that_is_not_installed(loader, package, command, monkeypatch):
     with pytest.raises(ImportError) as caught:
         loader()
     message = str(caught.value)
-    assert f"out of the package {package}, which is not installed" in message
+    assert f"part of the package {package}, which is not installed" in message
     assert f"Install it with `{command}`. Received: package='{package}'" in message
 
 

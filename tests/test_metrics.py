@@ -185,7 +185,9 @@ def test_mse_is_summed_in_float64():
 
 
 def test_mse_errors():
-    with pytest.raises(ValueError, match=r"same shape\. Received: x=.* \(1, 2\) .*, xhat=.* \(1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"same shape\. Received: x=.* \(1, 2\) .*, xhat=.* \(1, 1\)"
+    ):
         mse([[1.0, 2.0]], [[1.0]])
     with pytest.raises(ValueError, match=r"one observed cell.*Received: x=array of shape \(1, 1\)"):
         mse([[np.nan]], [[1.0]])
