@@ -1,4 +1,4 @@
-"""Splits by rows, unseen groups and time."""
+"""Splits by rows, groups and time."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ SPATIAL = simulate_spatial(n=300, num_features=3, num_locations=40, seed=1)
 
 @pytest.mark.parametrize(("kind", "on"), [("rows", None), ("groups", "subject"), ("future", "t")])
 def test_split_parts_all_rows(kind, on):
-    """Training and test rows are disjoint, together all rows, and reproducible by seed."""
+    """Training and test rows partition all rows and are reproducible by seed."""
     data = LONGITUDINAL.data
     train, test = split(data, kind, on=on, seed=3)
     np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(300))
@@ -21,7 +21,7 @@ def test_split_parts_all_rows(kind, on):
 
 
 def test_split_by_groups_holds_out_whole_levels():
-    """No level of `on` is on both sides; several columns are one key, null keys one level."""
+    """No level is in both parts. Several columns form one key. Null keys are one level."""
     data = SPATIAL.data
     train, test = split(data, "groups", on=("lon", "lat"), seed=1)
     places = np.unique(data["location"])

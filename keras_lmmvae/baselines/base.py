@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator
 
-from keras_lmmvae.validation import as_features, check_columns, received
+from keras_lmmvae.validation import as_features, check_columns, check_positive, received
 
 __all__ = ["Baseline", "Data", "FloatArray"]
 
@@ -59,11 +59,11 @@ class Baseline(BaseEstimator, ABC):  # type: ignore[misc]
     def _fit_features(self, data: Data, latent_dim: int) -> FloatArray:
         """Checks the features and `latent_dim` for `fit`, and returns the features."""
         x = _features(data)
-        is_int = isinstance(latent_dim, (int, np.integer)) and not isinstance(latent_dim, bool)
-        if not is_int or not 1 <= latent_dim <= min(x.shape):
+        check_positive("latent_dim", latent_dim, integer=True, minimum=1)
+        if latent_dim > min(x.shape):
             raise ValueError(
-                "`latent_dim` must be an int of at least 1 and at most the number of rows and of "
-                f"features, {min(x.shape)}. " + received(latent_dim=latent_dim)
+                "`latent_dim` must be at most the number of rows and of features, "
+                f"{min(x.shape)}. " + received(latent_dim=latent_dim)
             )
         self.n_features_in_ = x.shape[1]
         return x

@@ -33,9 +33,9 @@ def load_census_tracts(path: str | PathLike[str]) -> pd.DataFrame:
     to add two columns with the coordinates of the county in degrees: latitude (or lat) and
     longitude (or lon, lng, long), in upper or lower case. Other columns are ignored.
 
-    There is one row per tract without missing values. The 30 `CENSUS_TRACTS_FEATURES` have the names
-    of the file. TotalPop, Men, Women, VotingAgeCitizen and Employed are log(1 + people), MeanCommute
-    is in minutes, the others are percentages. The percentages of occupations (Professional to
+    There is one row per tract without missing values. The 30 `CENSUS_TRACTS_FEATURES` have the
+    names of the file. TotalPop, Men, Women, VotingAgeCitizen and Employed are log(1 + people).
+    MeanCommute is in minutes. The others are percentages. Those of occupations (Professional to
     Production), of ways to work (Drive to WorkAtHome) and of employers (PrivateWork to FamilyWork)
     each sum to about 100. Nothing is standardised. The other columns are
 
