@@ -84,7 +84,10 @@ def example_requests(model: LMMVAE) -> list[dict[str, Any]]:
 
 
 def _condition_inputs(model: Any, term: Any, columns: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Every row with three support rows, of which the last two rows mask one or all."""
+    """Gives each row three support rows. The last two rows mask one of them, or all.
+
+    A level that is new to the term is new to the other terms with the same key, too.
+    """
     rng = np.random.default_rng(1)
     mean, scale = np.asarray(model.feature_mean), np.asarray(model.feature_scale)
     noise = rng.standard_normal((NUM_ROWS, 3, len(mean)))
@@ -93,6 +96,9 @@ def _condition_inputs(model: Any, term: Any, columns: dict[str, np.ndarray]) -> 
     inputs = {"x": columns["x"], "support": support, "support_mask": mask}
     others = [other for other in model.random_effects if other is not term]
     for column in dict.fromkeys(name for other in others for name in other.columns):
-        inputs[column] = columns[column]
-        inputs[f"support_{column}"] = np.stack([columns[column]] * 3, axis=1)
+        values = columns[column]
+        if column in term.columns:
+            values = np.full_like(values, unseen_key(term))
+        inputs[column] = values
+        inputs[f"support_{column}"] = np.stack([values] * 3, axis=1)
     return inputs
