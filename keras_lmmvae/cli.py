@@ -189,7 +189,8 @@ def export(
 ) -> None:
     """Publishes a model for TensorFlow Serving: written, checked, then moved into place.
 
-    The exported model is loaded through TensorFlow's C API and must answer as the Python model.
+    TensorFlow loads the export in a process without this package. It must answer as the Python
+    model does.
     """
     from keras_lmmvae.export import command
 

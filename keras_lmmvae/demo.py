@@ -24,7 +24,7 @@ import keras_lmmvae as lmm
 from keras_lmmvae import plots
 from keras_lmmvae.baselines.schedule import cosine_adam
 from keras_lmmvae.datasets import HOUSES_FEATURES, houses_features, load_houses
-from keras_lmmvae.export import run_in_c_process
+from keras_lmmvae.export.verification import served_answers
 from keras_lmmvae.simulation import split, take
 from keras_lmmvae.simulation.splits import SplitKind
 
@@ -173,7 +173,7 @@ def draw(
 
 
 def serve(model: lmm.LMMVAE, rows: dict[str, Any], folder: Path, console: Console) -> None:
-    """Exports the model and answers a request in a process without TensorFlow's Python."""
+    """Exports the model and answers a request in a process without this package."""
     export = folder / "models" / "houses" / "1"
     model.export(export)
     request = {name: rows[name][:3].copy() for name in ("x", "easting", "northing", "syear")}
@@ -186,10 +186,10 @@ def serve(model: lmm.LMMVAE, rows: dict[str, Any], folder: Path, console: Consol
     # As TensorFlow Serving's REST interface takes it; NaN stands there as it does in JavaScript.
     body = {"signature_name": "serving_default", "inputs": inputs}
     (folder / "request.json").write_text(json.dumps(body) + "\n", encoding="utf-8")
-    (answer,) = run_in_c_process(export, [{"signature": "serving_default", "inputs": inputs}])
-    served = np.array(answer["outputs"]["reconstruction"])
+    (answer,) = served_answers(export, [{"signature": "serving_default", "inputs": inputs}])
+    served = np.array(answer["reconstruction"])
     expected = model.predict(request, verbose=0)
-    table = Table(title="One request, answered by the SavedModel without TensorFlow's Python")
+    table = Table(title="One request, answered by TensorFlow in a process without this package")
     for name in ("house", "year known", "place known", "served log price", "predict"):
         table.add_column(name, justify="right")
     price = HOUSES_FEATURES.index("price")
@@ -197,8 +197,8 @@ def serve(model: lmm.LMMVAE, rows: dict[str, Any], folder: Path, console: Consol
     for number, name in enumerate(names):
         table.add_row(
             name,
-            str(answer["outputs"][f"known_{YEAR}"][number]),
-            str(answer["outputs"][f"known_{SPACE}"][number]),
+            str(answer[f"known_{YEAR}"][number]),
+            str(answer[f"known_{SPACE}"][number]),
             f"{served[number, price]:.4f}",
             f"{expected[number, price]:.4f}",
         )

@@ -85,9 +85,9 @@ def standardised(x: Any, mean: np.ndarray, scale: np.ndarray) -> tuple[tf.Tensor
 
     The subtraction is in float64, which keeps the digits of features far from zero.
     """
-    x = tf.cast(x, tf.float64)
+    x = tf.cast(tf.ensure_shape(x, (None, len(mean))), tf.float64)
     x = tf.cast((x - mean.astype(np.float64)) / scale.astype(np.float64), tf.float32)
-    return finite_or_zero(tf.ensure_shape(x, (None, len(mean))))
+    return finite_or_zero(x)
 
 
 def with_folds(rows: Any, is_read_whole: bool = True) -> Any:

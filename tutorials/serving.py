@@ -26,9 +26,10 @@ import json
 import os
 
 import numpy as np
+import tensorflow as tf
 
 import keras_lmmvae as lmm
-from keras_lmmvae.export import publish, run_in_c_process
+from keras_lmmvae.export import publish
 
 FAST = os.environ.get("KERAS_LMMVAE_FAST") == "1"
 NEW_CELL = 495218
@@ -52,9 +53,9 @@ model.fit(rows, epochs=2 if FAST else 15, batch_size=256, verbose=0)
 ## Publish
 
 `model.export(folder)` writes a SavedModel and no more. `publish` goes further: it adds a model
-card and warm-up requests, replays these through TensorFlow's C library in a process that cannot
-import Python packages, compares the answers with the Python model, and only then lets the folder
-appear under its name. A server that watches `models/houses` never sees half a version, and never
+card and warm-up requests. TensorFlow answers these in a process that can import neither this
+package nor Keras. The answers are compared with the Python model's, and only then the folder
+appears under its name. A server that watches `models/houses` never sees half a version, and never
 one that answers otherwise than the model you tested.
 
 TensorFlow Serving sends the warm-up requests to itself while it loads a version, so that the first
@@ -80,8 +81,7 @@ letters, digits, `_`, `.` and `-`, so "my store" would be refused before anythin
 A request holds features in their own units, and keys as they are in the data; what the model
 standardises and looks up is part of the graph. The body below is what `curl -d @request.json
 http://server:8501/v1/models/houses:predict` would send. No server is at hand in a tutorial, so
-`run_in_c_process` answers: a process with TensorFlow's C library only, which loads the folder as
-TensorFlow Serving does.
+`tf.saved_model.load` answers. It reads the folder and nothing else of the model.
 
 The three houses are the same one. The first is as it is, the second claims a cell that the model
 has never seen, the third has lost its keys: the smallest int64 stands for a missing integer key,
@@ -103,9 +103,13 @@ with open("request.json", "w", encoding="utf-8") as file:
     json.dump(request, file)
 
 
+served = tf.saved_model.load(str(published.folder)).signatures
+
+
 def ask(inputs, signature="serving_default"):
-    sent = [{"signature": signature, "inputs": inputs}]
-    return run_in_c_process(published.folder, sent)[0]["outputs"]
+    specs = served[signature].structured_input_signature[1]
+    tensors = {name: tf.constant(values, specs[name].dtype) for name, values in inputs.items()}
+    return {name: answer.numpy() for name, answer in served[signature](**tensors).items()}
 
 
 price = model.feature_number("price")
@@ -113,7 +117,7 @@ answer = ask(request["inputs"])
 for name in ("known_cell", "known_syear"):
     print(f"{name}: {answer[name]}")
 for name in ("reconstruction", "standard_deviation"):
-    print(f"{name} of the log price:", np.array(answer[name])[:, price].round(2))
+    print(f"{name} of the log price:", answer[name][:, price].round(2))
 
 # %% [markdown]
 """
@@ -132,8 +136,8 @@ or put them into a table of its own.
 # %%
 effects = ask({"cell": [cell, 999999]}, "random_effects_cell")
 print("known:", effects["known"])
-print("effect on the log price:", np.array(effects["mean"])[:, price].round(2))
-print("standard deviation:", np.array(effects["standard_deviation"])[:, price].round(2))
+print("effect on the log price:", effects["mean"][:, price].round(2))
+print("standard deviation:", effects["standard_deviation"][:, price].round(2))
 
 # %% [markdown]
 """
@@ -162,8 +166,8 @@ for size in (0, 3) if FAST else (0, 1, 3, 10, 30):
         "support_syear": np.stack([some["syear"].to_numpy()] * len(x)),
     }
     answer = ask(inputs, "condition_cell")
-    errors[size] = lmm.metrics.mse(x / scale, np.array(answer["reconstruction"]) / scale)
-    deviation = np.array(answer["standard_deviation"])[0, price]
+    errors[size] = lmm.metrics.mse(x / scale, answer["reconstruction"] / scale)
+    deviation = answer["standard_deviation"][0, price]
     print(
         f"{size:2d} rows: test MSE {errors[size]:.3f}, effect on price known to +-{deviation:.2f}"
     )
@@ -184,7 +188,7 @@ the number of bedrooms into the field of the halfbaths.
 # %%
 odd = test[list(features)].iloc[:200].to_numpy("float32")
 keys = {name: test[name].iloc[:200].to_numpy() for name in ("cell", "syear")}
-usual = np.array(ask({"x": odd, **keys}, "anomaly_score")["score"])
+usual = ask({"x": odd, **keys}, "anomaly_score")["score"]
 odd[0, model.feature_number("halfbaths")] = 6.0
 answer = ask({"x": odd, **keys}, "anomaly_score")
 worst = int(np.argmax(answer["squared_residual"][0]))

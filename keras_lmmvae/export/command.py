@@ -34,10 +34,11 @@ def export(run: Path, output: Path, *, warmup: bool = True, console: Console | N
     """
     console = console or Console()
     published = publish(load_run(run), output, warmup=warmup)
-    kind = "warm-up requests" if warmup else "requests (no warm-up requests were added)"
+    kind = "warm-up requests" if warmup else "requests (none was added for warm-up)"
     console.print(
-        f"{published.requests} {kind} answered without TensorFlow's Python; largest relative "
-        f"difference to the Python model: {published.largest_difference:.1e}",
+        f"{published.requests} {kind} were answered by TensorFlow in a process without "
+        "keras_lmmvae and Keras. The largest relative difference to the Python model is "
+        f"{published.largest_difference:.1e}.",
         highlight=False,
     )
     console.print(f"published: {published.folder}", highlight=False, soft_wrap=True)
