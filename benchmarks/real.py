@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.table import Source, Table
 from keras_lmmvae import datasets
-from keras_lmmvae.benchmark.table import Source, Table
 from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect
 
 __all__ = ["labelled", "tables"]

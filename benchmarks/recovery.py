@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from keras_lmmvae.benchmark.table import Problem
+from benchmarks.table import Problem
 from keras_lmmvae.model.lmmvae import LMMVAE
 from keras_lmmvae.model.reporting import component_names
 from keras_lmmvae.simulation import Simulation, take

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from keras_lmmvae.benchmark.published import published_comparison
-from keras_lmmvae.benchmark.suites import Suite
-from keras_lmmvae.benchmark.summary import (
+from benchmarks.published import published_comparison
+from benchmarks.suites import Suite
+from benchmarks.summary import (
     TABLE,
     Frame,
     ordered_methods,
@@ -30,7 +30,7 @@ def write_report(suite: Suite, frame: Frame, path: Path) -> None:
         path: The Markdown file.
     """
     lines = [f"# {suite.name}", "", suite.title + ".", ""]
-    lines += [f"    keras-lmmvae benchmark {suite.name}", ""]
+    lines += [f"    python -m benchmarks {suite.name}", ""]
     for section in _sections(suite, frame):
         lines += [*section(frame), ""]
     lines += ["Versions: " + "; ".join(sorted(frame["versions"].unique())) + "."]

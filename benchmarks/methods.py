@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
+from benchmarks.lmmvae_method import AmortizedMethod, LMMVAEMethod
+from benchmarks.settings import Training
+from benchmarks.table import Table
 from keras_lmmvae import baselines
 from keras_lmmvae.baselines.conditional_vae import Coding
-from keras_lmmvae.benchmark.lmmvae_method import AmortizedMethod, LMMVAEMethod
-from keras_lmmvae.benchmark.settings import Training
-from keras_lmmvae.benchmark.table import Table
 from keras_lmmvae.validation import received
 
 __all__ = ["METHODS", "applies", "make_method", "settings_of", "training_of"]

@@ -13,10 +13,10 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from keras_lmmvae.benchmark.memory import peak_megabytes, reset_peak
-from keras_lmmvae.benchmark.methods import make_method
-from keras_lmmvae.benchmark.settings import Training
-from keras_lmmvae.benchmark.table import Problem, Table, load_problem
+from benchmarks.memory import peak_megabytes, reset_peak
+from benchmarks.methods import make_method
+from benchmarks.settings import Training
+from benchmarks.table import Problem, Table, load_problem
 
 __all__ = ["RAW", "measure_classification"]
 
