@@ -86,7 +86,7 @@ def _tiny() -> dict[str, SimulatedTable]:
 def _paper_small() -> dict[str, SimulatedTable]:
     """20,000 rows, every structure with variances of 0.3 and of 3."""
     n, levels = 20_000, (200, 600, 1000)
-    tables = {}
+    tables: dict[str, SimulatedTable] = {}
     for v in (0.3, 3.0):
         tables |= {
             f"nested-{v:g}": _categorical(n, levels, (v, v, v)),
