@@ -131,7 +131,7 @@ def applies(method: str, table: Table) -> bool:
 
 
 def training_of(method: str, training: Training) -> Training | None:
-    """How a method is trained under a suite's settings; `None`: it is not trained by steps.
+    """Settings of a method's training in a suite; `None` for a method without gradient steps.
 
     The amortized model runs at the paper's settings. SVGPVAE's closed form needs batches that are
     large beside its inducing points. A VRAE's batches are of whole sequences, with as many rows on

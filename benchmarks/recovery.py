@@ -62,18 +62,18 @@ def recovery(model: LMMVAE, problem: Problem) -> dict[str, float]:
 
 
 def latent_correlation(latent: np.ndarray, truth: np.ndarray) -> float:
-    """Correlation of the true latents with what the found ones say of them.
+    """Correlation of the true latents with their prediction from the estimated ones.
 
-    A latent is only known up to a transformation that can be undone: it may be bent, turned, or
-    have its parts in another order. So each true latent is predicted by the mean of the ten
-    nearest neighbours in the found ones, rows of five folds from the other four.
+    A model determines its latents only up to an invertible transformation. So each true latent is
+    predicted by the mean of the ten nearest neighbours in the estimated latents. Five-fold
+    cross-validation keeps a row out of its own prediction.
 
     Args:
-        latent: Float array `(n, d)`, found.
+        latent: Float array `(n, d)`, estimated.
         truth: Float array `(n, d)`.
 
     Returns:
-        Correlation of prediction and truth, mean over the `d` latents; 1: nothing is lost.
+        Correlation of prediction and truth, mean over the `d` latents. It is 1 if nothing is lost.
 
     Example:
         >>> u = np.linspace(-2, 2, 400)[:, None]

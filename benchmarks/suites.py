@@ -102,7 +102,7 @@ SUITES: dict[str, Suite] = {
         ),
         Suite(
             "classification",
-            "Labels of held-out groups, told from the latents",
+            "Labels of held-out groups, predicted from the latents",
             real.labelled,
             Training((200, 100), epochs=40, batch_size=256, kl_weight=0.1),
             methods=(RAW, *METHODS),

@@ -45,7 +45,7 @@ LATENT_DIM = 2
 HIDDEN_UNITS = (200, 100)
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
-# The features are few, so the KL weighs much against them: with weight 1 latents shrink to little.
+# With few features the KL dominates: at weight 1 the latents shrink towards 0.
 KL_WEIGHT = 0.1
 SPACE, YEAR = "easting_northing", "syear"
 METHODS = ("PCA", "group means + PCA", "plain VAE", "LMMVAE")
