@@ -24,7 +24,7 @@ help:
 
 # TensorFlow's start-up messages go to a file, which is shown if the program fails.
 demo: $(VENV)/.installed-demo
-	@$(BIN)/python -m keras_lmmvae.demo 2>$(VENV)/demo.log || { cat $(VENV)/demo.log >&2; exit 1; }
+	@$(BIN)/python examples/houses_demo.py 2>$(VENV)/demo.log || { cat $(VENV)/demo.log >&2; exit 1; }
 
 # Two processes, each with whole files: their fixtures are models, made once a file.
 PROCESSES ?= 2
@@ -42,7 +42,7 @@ lint: $(VENV)/.installed-test
 
 SUITE ?= tiny
 benchmark: $(VENV)/.installed-benchmark
-	$(BIN)/keras-lmmvae benchmark $(SUITE)
+	$(BIN)/python -m benchmarks $(SUITE)
 
 docs: $(VENV)/.installed-docs
 	$(PYTEST) keras_lmmvae

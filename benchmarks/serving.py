@@ -29,6 +29,14 @@ import keras_lmmvae as lmm
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from runtimes.c_api import run  # noqa: E402 - the client of the tests
 
+__all__ = [
+    "fitted_lmmvae",
+    "latencies",
+    "main",
+    "measure",
+    "plain_vae",
+]
+
 NUM_FEATURES, HIDDEN, LATENT_DIM = 50, (1000, 500), 2
 RESULTS = Path(__file__).parent / "results" / "serving.csv"
 LOAD = """
@@ -111,6 +119,7 @@ def measure(levels: int, turns: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    """Measures exports with so many levels and writes serving.csv."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--levels", type=int, nargs="*", default=[1000, 1_000_000])
     parser.add_argument("--turns", type=int, default=5)

@@ -23,6 +23,15 @@ import tensorflow as tf
 
 import keras_lmmvae as lmm
 
+__all__ = [
+    "StepClock",
+    "StockVAE",
+    "compare",
+    "fitted_lmmvae",
+    "main",
+    "timed",
+]
+
 NUM_FEATURES = 50
 HIDDEN = (1000, 500)
 LATENT_DIM = 2
@@ -128,6 +137,7 @@ def compare(num_levels: int, batch_size: int, terms: int, turns: int, steps: int
 
 
 def main() -> None:
+    """Measures every combination of levels and batch size and writes step_cost.csv."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--levels", type=int, nargs="*", default=[1_000, 1_000_000])
     parser.add_argument("--batch-size", type=int, nargs="*", default=[256, 1000])

@@ -8,7 +8,7 @@ import pytest
 from small_models import small_model
 
 import keras_lmmvae as lmm
-from keras_lmmvae.benchmark.lmmvae_method import LMMVAEMethod
+from benchmarks.lmmvae_method import LMMVAEMethod
 from keras_lmmvae.layers.conjugate_posterior import EFFECT_VARIANCE_FLOOR
 from keras_lmmvae.metrics import mse
 

@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_lmmvae"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+OUTSIDE = [path for name in ("benchmarks", "examples") for path in (ROOT / name).glob("*.py")]
+DOCUMENTED = [*MODULES, *sorted(OUTSIDE)]
 MOST_LINES = 350
 
 # What a room (a module or folder of the package) may import of the others while it is loaded.
@@ -117,17 +119,18 @@ def report(violations: list[str]) -> None:
 def test_there_are_modules() -> None:
     """The discovery below cannot rot to nothing."""
     assert len(MODULES) > 30
+    assert len(OUTSIDE) > 20
     assert {room_of(path) for path in MODULES} >= set(MAY_IMPORT)
 
 
 def test_ruff_finds_nothing() -> None:
-    """The rules of pyproject.toml hold for package and tests."""
+    """The rules of pyproject.toml hold for every Python file."""
     result = run_tool("ruff", "check", "--quiet", "--output-format=concise", ".")
     report((result.stdout + result.stderr).splitlines() if result.returncode else [])
 
 
 def test_mypy_finds_nothing() -> None:
-    """The package is fully typed (strict, see setup.cfg)."""
+    """Package, benchmarks and examples are fully typed (strict, see setup.cfg)."""
     result = run_tool("mypy", "--no-error-summary", "--hide-error-context")
     report((result.stdout + result.stderr).splitlines() if result.returncode else [])
 
@@ -141,7 +144,7 @@ def test_modules_are_short() -> None:
 def test_all_names_exist() -> None:
     """Every module has `__all__`; its names exist, and no public definition is left out."""
     violations = []
-    for path in MODULES:
+    for path in DOCUMENTED:
         if path.name == "__main__.py":
             continue  # running it is all there is to it
         dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -170,6 +173,16 @@ def test_arrows_point_one_way() -> None:
     report(violations)
 
 
+def test_the_package_needs_nothing_outside() -> None:
+    """The package imports neither benchmarks nor examples: they are not installed with it."""
+    violations = []
+    for path in MODULES:
+        for line, name in imported(path, ast.walk(tree_of(path))):
+            if name.split(".")[0] in ("benchmarks", "examples"):
+                violations.append(f"{name_of(path)}:{line}: imports {name}")
+    report(violations)
+
+
 @pytest.mark.parametrize("room", sorted(DATA_ROOMS))
 def test_data_rooms_need_no_tensorflow(room: str) -> None:
     """Simulation, data and metrics are NumPy and pandas, wherever in the file they import."""
@@ -185,7 +198,7 @@ def test_data_rooms_need_no_tensorflow(room: str) -> None:
 def test_everything_public_is_documented() -> None:
     """Modules, public classes and public functions have docstrings."""
     violations = []
-    for path in MODULES:
+    for path in DOCUMENTED:
         tree = tree_of(path)
         if ast.get_docstring(tree) is None:
             violations.append(f"{name_of(path)}: no module docstring")
@@ -198,7 +211,7 @@ def test_everything_public_is_documented() -> None:
 def test_everything_public_is_annotated() -> None:
     """Public functions and methods state the types of all arguments and of what they return."""
     violations = []
-    for path in MODULES:
+    for path in DOCUMENTED:
         for name, node in public_definitions(tree_of(path)):
             missing = unannotated(node) if isinstance(node, Function) else []
             if missing:

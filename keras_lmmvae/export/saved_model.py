@@ -15,7 +15,9 @@ from keras_lmmvae.fitted_model import FittedModel
 __all__ = ["export_saved_model", "write_saved_model"]
 
 
-def export_saved_model(model: FittedModel, filepath: str | Path, *, keys_in_graph: bool = False) -> None:
+def export_saved_model(
+    model: FittedModel, filepath: str | Path, *, keys_in_graph: bool = False
+) -> None:
     """Writes the SavedModel of a fitted model; see `LMMVAE.export`.
 
     A failed export leaves what was there before.

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lmmvae.export import answer_requests
 from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.export import answer_requests
 from keras_lmmvae.export.condition_signature import ConditionSignature
 from keras_lmmvae.export.requests import example_columns
 from keras_lmmvae.fitted_model import FittedModel
@@ -31,7 +31,9 @@ TIMEOUT = 600.0
 """Seconds after which the process that answers is ended."""
 
 
-def verify_saved_model(model: FittedModel, folder: Path, requests: Sequence[Mapping[str, Any]]) -> float:
+def verify_saved_model(
+    model: FittedModel, folder: Path, requests: Sequence[Mapping[str, Any]]
+) -> float:
     """Compares the answers of an export with those of the Python model.
 
     Args:
@@ -185,7 +187,9 @@ def _scores(model: FittedModel, inputs: Mapping[str, Any]) -> dict[str, np.ndarr
     return {"score": score, "squared_residual": squares}
 
 
-def _term_effects(model: FittedModel, term: Any, inputs: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
+def _term_effects(
+    model: FittedModel, term: Any, inputs: Mapping[str, Any]
+) -> tuple[np.ndarray, ...]:
     """Effects of one term. Columns of the other terms are filled with values that they know."""
     count = len(next(iter(inputs.values())))
     usual = {name: np.repeat(v[:1], count, axis=0) for name, v in example_columns(model).items()}

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+import warnings
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
+from joblib import Parallel, delayed
 
-from keras_lmmvae.benchmark.classification import measure_classification
-from keras_lmmvae.benchmark.measure import measure_reconstruction, versions
-from keras_lmmvae.benchmark.methods import settings_of
-from keras_lmmvae.benchmark.results import Results
-from keras_lmmvae.benchmark.suites import Cell, Suite, find_suite
+from benchmarks.classification import measure_classification
+from benchmarks.measure import measure_reconstruction, versions
+from benchmarks.methods import settings_of
+from benchmarks.results import Results
+from benchmarks.suites import Cell, Suite
 from keras_lmmvae.validation import received
 
 __all__ = ["Outcome", "pick_cells", "run_suite"]
@@ -26,7 +27,7 @@ Listener = Callable[[Cell, "Outcome | None"], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a cell: rows of results, or the error that ended it."""
+    """The result of a cell: rows of measurements, or the error that ended it."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     error: str = ""
@@ -43,11 +44,11 @@ def pick_cells(
     latent_dims: Sequence[int] = (),
     seeds: Sequence[int] = (),
 ) -> list[Cell]:
-    """The cells of a suite, or a part of them.
+    """Returns the cells of a suite, all or those of the named parts.
 
     Args:
         suite: The suite.
-        methods: Names of methods; none: all.
+        methods: Names of methods. If there are none, all are picked; so in every part.
         tables: Data sets ("nested-3") or data sets with split ("longitudinal-3/future").
         latent_dims: Latent dimensions of the suite.
         seeds: Seeds of the suite.
@@ -98,7 +99,8 @@ def run_suite(
         folder: Where `SUITE.csv` lies or will lie.
         cells: Cells of the suite, from `pick_cells`.
         jobs: Processes. With more than one, each gets its share of the processors.
-        on_cell: Called with each cell that is done, and its outcome; `None`: it was there.
+        on_cell: Called with each cell that is done, and its outcome. The outcome is `None` if the
+            cell was in the results.
 
     Returns:
         The results, those of earlier runs included.
@@ -109,44 +111,42 @@ def run_suite(
     for cell in cells:
         if on_cell is not None and cell not in todo:
             on_cell(cell, None)
-    for cell, outcome in _outcomes(suite, todo, jobs):
-        if outcome.rows:
-            labels = {"suite": suite.name, "settings": settings[cell.method]}
-            results.add(cell, [labels | row for row in outcome.rows])
-        if on_cell is not None:
-            on_cell(cell, outcome)
+    with warnings.catch_warnings(), closing(_outcomes(suite, todo, jobs)) as outcomes:
+        # joblib warns when it stops processes early or replaces one that has grown. We want both.
+        warnings.filterwarnings("ignore", module=r"joblib\.")
+        for cell, outcome in outcomes:
+            if outcome.rows:
+                labels = {"suite": suite.name, "settings": settings[cell.method]}
+                results.add(cell, [labels | row for row in outcome.rows])
+            if on_cell is not None:
+                on_cell(cell, outcome)
     return results
 
 
-def _outcomes(suite: Suite, cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Outcome]]:
-    if jobs == 1:
-        for cell in cells:
-            yield cell, _run(suite, cell)
-        return
-    # Fresh processes: TensorFlow does not survive a fork. Tables hold functions that cannot be
-    # sent, so a process is told the cell's names.
-    context = multiprocessing.get_context("spawn")
+def _outcomes(
+    suite: Suite, cells: Sequence[Cell], jobs: int
+) -> Generator[tuple[Cell, Outcome], None, None]:
+    """Runs the cells and yields each with its outcome as soon as it is done.
+
+    When the generator is closed, the processes are stopped.
+    """
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = ProcessPoolExecutor(jobs, context, _limit_threads, (threads,))
-    try:
-        futures: dict[Future[Outcome], Cell] = {
-            pool.submit(_run_named, suite.name, _key(cell)): cell for cell in cells
-        }
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        # An interrupted run must not wait for the cells that are left.
-        pool.shutdown(wait=False, cancel_futures=True)
+    run_all = Parallel(
+        jobs,
+        return_as="generator_unordered",
+        batch_size=1,
+        initializer=_limit_threads,
+        initargs=(threads,),
+    )
+    tasks = (delayed(_run_numbered)(number, suite, cell) for number, cell in enumerate(cells))
+    with closing(run_all(tasks)) as done:
+        for number, outcome in done:
+            yield cells[number], outcome
 
 
-def _key(cell: Cell) -> tuple[str, int, int, str]:
-    return cell.table.name, cell.latent_dim, cell.seed, cell.method
-
-
-def _run_named(suite_name: str, key: tuple[str, int, int, str]) -> Outcome:
-    suite = find_suite(suite_name)
-    (cell,) = [cell for cell in suite.cells() if _key(cell) == key]
-    return _run(suite, cell)
+def _run_numbered(number: int, suite: Suite, cell: Cell) -> tuple[int, Outcome]:
+    """Returns the cell's number with its outcome, because outcomes come in any order."""
+    return number, _run(suite, cell)
 
 
 def _limit_threads(threads: int) -> None:
@@ -158,7 +158,7 @@ def _limit_threads(threads: int) -> None:
 
 
 def _run(suite: Suite, cell: Cell) -> Outcome:
-    """Measures a cell; an error is caught here, for a long run must not end with one cell."""
+    """Measures a cell. An error is caught, because one cell must not end a long run."""
     keras.backend.clear_session(free_memory=True)
     measure = _MEASURES[suite.measure]
     try:

@@ -1,21 +1,21 @@
-"""The results of a suite: a CSV file that grows row by row and is never half written."""
+"""The results of a suite: a CSV file that grows cell by cell."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from keras_lmmvae.benchmark.suites import Cell
+from benchmarks.suites import Cell
+from keras_lmmvae.files import written_whole
 from keras_lmmvae.validation import received
 
 __all__ = ["KEY", "Results"]
 
 KEY = ("dataset", "split", "d", "method", "seed")
 _FIRST = ("suite", *KEY)
-# In every file, empty where a suite does not measure them: an oracle needs a simulation.
+# Every file has these columns. They are empty where a suite does not measure them.
 _MEASURES = ("mse", "oracle", "loglik", "seconds", "peak_mb")
 _LAST = ("settings", "versions")
 
@@ -67,7 +67,9 @@ class Results:
         frame = pd.concat([kept, new], ignore_index=True) if len(kept) else new
         others = [name for name in frame if name not in _FIRST + _MEASURES + _LAST]
         self.frame = frame.reindex(columns=[*_FIRST, *_MEASURES, *others, *_LAST])
-        self._write()
+        ordered = self.frame.sort_values(list(KEY), kind="stable")
+        with written_whole(self.path) as fresh:
+            ordered.to_csv(fresh, index=False, float_format="%.6g")
 
     def _rows_of(self, cell: Cell) -> pd.Series:
         frame = self.frame
@@ -78,11 +80,3 @@ class Results:
             & (frame["method"] == cell.method)
             & (frame["seed"] == cell.seed)
         )
-
-    def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".csv.partial")
-        self.frame.sort_values(list(KEY), kind="stable").to_csv(
-            partial, index=False, float_format="%.6g"
-        )
-        os.replace(partial, self.path)

@@ -11,12 +11,12 @@ import numpy as np
 import sklearn
 import tensorflow as tf
 
-from keras_lmmvae.benchmark.lmmvae_method import LMMVAEMethod
-from keras_lmmvae.benchmark.memory import peak_megabytes, reset_peak
-from keras_lmmvae.benchmark.methods import make_method
-from keras_lmmvae.benchmark.recovery import latent_correlation, recovery
-from keras_lmmvae.benchmark.settings import Training
-from keras_lmmvae.benchmark.table import Problem, Table, load_problem
+from benchmarks.lmmvae_method import LMMVAEMethod
+from benchmarks.memory import peak_megabytes, reset_peak
+from benchmarks.methods import make_method
+from benchmarks.recovery import latent_correlation, recovery
+from benchmarks.settings import Training
+from benchmarks.table import Problem, Table, load_problem
 from keras_lmmvae.metrics import mse, noise_floor
 
 __all__ = ["measure_reconstruction", "versions"]

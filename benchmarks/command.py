@@ -1,4 +1,4 @@
-"""What `keras-lmmvae benchmark` does: run with progress, then tables and figures."""
+"""What `python -m benchmarks` does: runs a suite with progress, then writes tables and figures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
-from keras_lmmvae.benchmark.figures import draw_figures
-from keras_lmmvae.benchmark.report import write_report
-from keras_lmmvae.benchmark.results import Results
-from keras_lmmvae.benchmark.runner import Outcome, pick_cells, run_suite
-from keras_lmmvae.benchmark.suites import SUITES, Cell, Suite, find_suite
+from benchmarks.figures import draw_figures
+from benchmarks.report import write_report
+from benchmarks.results import Results
+from benchmarks.runner import Outcome, pick_cells, run_suite
+from benchmarks.suites import SUITES, Cell, Suite, find_suite
 from keras_lmmvae.validation import received
 
 __all__ = ["benchmark", "list_suites"]
@@ -29,7 +29,7 @@ def benchmark(
     report_only: bool = False,
     console: Console | None = None,
 ) -> int:
-    """Runs a suite, or reports what there is of it.
+    """Runs a suite, or only reports the results that it has.
 
     Args:
         name: Name of the suite.
@@ -99,7 +99,7 @@ def _found(outcome: Outcome) -> str:
 
 def list_suites(console: Console | None = None) -> None:
     """Prints the suites with their sizes."""
-    table = RichTable(title="Suites of keras-lmmvae benchmark")
+    table = RichTable(title="Suites of python -m benchmarks")
     for column in ("suite", "fits", "what it shows"):
         table.add_column(column, justify="right" if column == "fits" else "left")
     for suite in SUITES.values():

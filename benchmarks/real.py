@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.table import Source, Table
 from keras_lmmvae import datasets
-from keras_lmmvae.benchmark.table import Source, Table
 from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect
 
 __all__ = ["labelled", "tables"]
@@ -61,7 +61,7 @@ def labelled() -> list[Table]:
 
 
 def _loader(load: Callable[[], Source]) -> Callable[[int, int], Source]:
-    """Real rows heed neither latent dimension nor seed."""
+    """A `load` that ignores latent dimension and seed."""
     return partial(_call, load)
 
 
@@ -83,8 +83,8 @@ def _source(
     for name in columns:
         values = frame[name].to_numpy()
         data[name] = values if values.dtype.kind in "iuf" else values.astype(str)
-    told = None if labels is None else frame[labels].astype(object).to_numpy()
-    return Source(data, labels=told)
+    classes = None if labels is None else frame[labels].astype(object).to_numpy()
+    return Source(data, labels=classes)
 
 
 def _houses() -> Table:

@@ -1,4 +1,4 @@
-"""Labels told from latents: how much of what matters a representation keeps."""
+"""Classification of labels by the latents: what a representation keeps of them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from keras_lmmvae.benchmark.memory import peak_megabytes, reset_peak
-from keras_lmmvae.benchmark.methods import make_method
-from keras_lmmvae.benchmark.settings import Training
-from keras_lmmvae.benchmark.table import Problem, Table, load_problem
+from benchmarks.memory import peak_megabytes, reset_peak
+from benchmarks.methods import make_method
+from benchmarks.settings import Training
+from benchmarks.table import Problem, Table, load_problem
 
 __all__ = ["RAW", "measure_classification"]
 
@@ -50,16 +50,17 @@ def measure_classification(
         train, test = fitted.transform(problem.train), fitted.transform(problem.test)
     cost = {"seconds": time.perf_counter() - start, "peak_mb": peak_megabytes()}
     train_labels, test_labels = _labels(problem)
-    known, asked = train_labels != "", test_labels != ""
+    has_label, test_has_label = train_labels != "", test_labels != ""
     rows = []
     for name, classifier in _classifiers(seed).items():
-        classifier.fit(train[known], train_labels[known])
-        told = classifier.predict(test[asked])
+        classifier.fit(train[has_label], train_labels[has_label])
+        predicted = classifier.predict(test[test_has_label])
+        truth = test_labels[test_has_label]
         rows.append(
             {
                 "classifier": name,
-                "accuracy": float(accuracy_score(test_labels[asked], told)),
-                "balanced_accuracy": float(balanced_accuracy_score(test_labels[asked], told)),
+                "accuracy": float(accuracy_score(truth, predicted)),
+                "balanced_accuracy": float(balanced_accuracy_score(truth, predicted)),
                 **cost,
             }
         )
@@ -67,7 +68,7 @@ def measure_classification(
 
 
 def _labels(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of training and test rows as strings; "": not labelled."""
+    """Labels of training and test rows as strings. A row without a label has ""."""
     labels = problem.source.labels
     if labels is None:
         raise ValueError(

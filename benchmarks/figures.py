@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_lmmvae.benchmark.methods import METHODS
-from keras_lmmvae.benchmark.summary import TABLE, Frame, ordered_methods, pivot
+from benchmarks.methods import METHODS
+from benchmarks.summary import TABLE, Frame, ordered_methods, pivot
 
 __all__ = ["draw_figures"]
 

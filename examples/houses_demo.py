@@ -1,6 +1,6 @@
 """Demo: Lucas County houses, from data frame to a served request.
 
-    python -m keras_lmmvae.demo [--output demo_output] [--fast]
+    python examples/houses_demo.py [--output demo_output] [--fast]
 
 Fits PCA, a plain VAE, group means with PCA, and LMMVAE with a spatial surface and an intercept per
 year of sale; compares them on held-out houses and on held-out square kilometres; draws what
@@ -45,7 +45,7 @@ LATENT_DIM = 2
 HIDDEN_UNITS = (200, 100)
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
-# The features are few, so the KL weighs much against them: with weight 1 latents shrink to little.
+# With few features the KL dominates: at weight 1 the latents shrink towards 0.
 KL_WEIGHT = 0.1
 SPACE, YEAR = "easting_northing", "syear"
 METHODS = ("PCA", "group means + PCA", "plain VAE", "LMMVAE")
@@ -256,7 +256,7 @@ def run(
 
 def main() -> None:
     """Command line of the demo."""
-    parser = argparse.ArgumentParser(prog="python -m keras_lmmvae.demo", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default="demo_output", help="folder for the results")
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--fast", action="store_true", help="few houses and epochs, to look around")

@@ -10,9 +10,8 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from keras_lmmvae.benchmark.table import Problem
+from benchmarks.table import Problem
 from keras_lmmvae.lmmvae import LMMVAE
-from keras_lmmvae.model.reporting import component_names
 from keras_lmmvae.simulation import Simulation, take
 
 __all__ = ["latent_correlation", "recovery"]
@@ -62,18 +61,18 @@ def recovery(model: LMMVAE, problem: Problem) -> dict[str, float]:
 
 
 def latent_correlation(latent: np.ndarray, truth: np.ndarray) -> float:
-    """Correlation of the true latents with what the found ones say of them.
+    """Correlation of the true latents with their prediction from the estimated ones.
 
-    A latent is only known up to a transformation that can be undone: it may be bent, turned, or
-    have its parts in another order. So each true latent is predicted by the mean of the ten
-    nearest neighbours in the found ones, rows of five folds from the other four.
+    A model determines its latents only up to an invertible transformation. So each true latent is
+    predicted by the mean of the ten nearest neighbours in the estimated latents. Five-fold
+    cross-validation keeps a row out of its own prediction.
 
     Args:
-        latent: Float array `(n, d)`, found.
+        latent: Float array `(n, d)`, estimated.
         truth: Float array `(n, d)`.
 
     Returns:
-        Correlation of prediction and truth, mean over the `d` latents; 1: nothing is lost.
+        Correlation of prediction and truth, mean over the `d` latents. It is 1 if nothing is lost.
 
     Example:
         >>> u = np.linspace(-2, 2, 400)[:, None]
@@ -97,7 +96,7 @@ def _distinct_rows(simulation: Simulation, rows: np.ndarray, column: str) -> np.
 def _variance_error(model: LMMVAE, term: Any, truth: np.ndarray) -> float:
     """Largest relative error over a term's coefficients, variances averaged over features."""
     components = model.variance_components()
-    learned = components.loc[component_names(term)].to_numpy().mean(axis=1)
+    learned = components.loc[term.component_names()].to_numpy().mean(axis=1)
     return float(np.abs(learned / truth.mean(axis=1) - 1.0).max())
 
 

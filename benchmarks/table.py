@@ -24,7 +24,7 @@ class Source:
     Attributes:
         data: Dict with `x`, `(n, p)`, and the effect columns.
         simulation: The truth, if the rows are simulated.
-        labels: What to classify, `(n,)`; `None` in a row: not labelled.
+        labels: What to classify, `(n,)`. A row without a label has `None`.
     """
 
     data: Data
@@ -38,12 +38,11 @@ class Table:
 
     Attributes:
         dataset: Name in the results.
-        load: `load(latent_dim, seed)` gives the rows; only simulations heed the arguments.
+        load: `load(latent_dim, seed)` gives the rows. Only simulations use the arguments.
         effects: Gives the random-effects terms that LMMVAE fits.
         split: "rows", "groups" or "future".
         split_on: Column of the split, where it needs one.
-        groups: Columns with keys, for the methods that know groups only: one-hot, embeddings,
-            shrunken means.
+        groups: Columns with keys, for one-hot codes, embeddings and shrunken means.
         subject: Column of the subjects of repeated measures, if the rows are such.
         time: Their time.
         coordinates: Columns of coordinates, if the rows have places.
@@ -94,13 +93,13 @@ class Problem:
     oracle: float | None
 
 
-# The methods of a table follow one another, so one problem is kept. Tables hold functions and
-# dicts, so they are told apart by identity.
+# A suite fits all methods of a table one after another, so keeping one problem is enough. The key
+# is the table's identity, because its functions and dicts cannot be hashed.
 _LOADED: dict[tuple[int, int, int], Problem] = {}
 
 
 def load_problem(table: Table, latent_dim: int, seed: int) -> Problem:
-    """Loads, standardises and splits the rows of a table; the last problem is kept.
+    """Loads, standardises and splits the rows of a table. The last problem is kept in memory.
 
     Args:
         table: The table.

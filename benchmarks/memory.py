@@ -10,13 +10,13 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def reset_peak() -> None:
-    """Starts a new measurement; without it (not Linux) the peak is that of the whole process."""
+    """Starts a new measurement. Only Linux can; elsewhere the peak is that of the process."""
     if _CLEAR.exists():
         _CLEAR.write_text("5")  # resets the peak resident set size, see proc(5)
 
 
 def peak_megabytes() -> float:
-    """Largest resident set size since `reset_peak`, MB; libraries and data at hand included."""
+    """Largest resident set size since `reset_peak`, MB, with libraries and data."""
     if _STATUS.exists():
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

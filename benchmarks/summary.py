@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from keras_lmmvae.benchmark.methods import METHODS
+from benchmarks.methods import METHODS
 
 __all__ = ["Frame", "best_count", "ordered_methods", "pivot", "regret_ratios", "within_one_error"]
 

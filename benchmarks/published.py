@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib import resources
+from pathlib import Path
 
 import pandas as pd
 
-from keras_lmmvae.benchmark.simulated import paper_full
-from keras_lmmvae.benchmark.summary import TABLE, Frame
+from benchmarks.simulated import paper_full
+from benchmarks.summary import TABLE, Frame
 
 __all__ = ["PUBLISHED_NAMES", "load_published", "published_comparison"]
 
@@ -23,7 +23,7 @@ PUBLISHED_NAMES = {
     "lmmvae": "lmmvae",
     "lmmvae-amortized": "lmmvae",
 }
-"""Our methods and the published ones to compare them with; both posteriors meet "lmmvae"."""
+"""Our methods and the published ones. Both posteriors are compared with the paper's LMMVAE."""
 
 
 @lru_cache(maxsize=1)
@@ -34,9 +34,7 @@ def load_published() -> Frame:
         - [Simchoni & Rosset, 2024](https://arxiv.org/abs/2412.16899), tables of section 5 and of
           the appendix.
     """
-    source = resources.files("keras_lmmvae.benchmark") / "data" / "published.csv"
-    with source.open("rb") as file:
-        return pd.read_csv(file)
+    return pd.read_csv(Path(__file__).with_name("data") / "published.csv")
 
 
 def published_comparison(frame: Frame) -> Frame:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from keras_lmmvae.benchmark.published import published_comparison
-from keras_lmmvae.benchmark.suites import Suite
-from keras_lmmvae.benchmark.summary import (
+from benchmarks.published import published_comparison
+from benchmarks.suites import Suite
+from benchmarks.summary import (
     TABLE,
     Frame,
     ordered_methods,
@@ -30,7 +30,7 @@ def write_report(suite: Suite, frame: Frame, path: Path) -> None:
         path: The Markdown file.
     """
     lines = [f"# {suite.name}", "", suite.title + ".", ""]
-    lines += [f"    keras-lmmvae benchmark {suite.name}", ""]
+    lines += [f"    python -m benchmarks {suite.name}", ""]
     for section in _sections(suite, frame):
         lines += [*section(frame), ""]
     lines += ["Versions: " + "; ".join(sorted(frame["versions"].unique())) + "."]
@@ -108,7 +108,7 @@ def _published(frame: Frame) -> list[str]:
 
 
 def _recovery(frame: Frame) -> list[str]:
-    """What the methods found of the truth."""
+    """Recovery of effects, variances and latents."""
     measures = ["effects_correlation", "coverage", "variance_error", "latent_correlation"]
     lmmvae = frame[frame["method"] == "lmmvae"].groupby(TABLE, sort=False)[measures].mean()
     other, _ = pivot(frame, "latent_correlation")
@@ -137,7 +137,7 @@ def _likelihood(frame: Frame) -> list[str]:
         mean, _ = pivot(frame, column)
         rows = []
         for table, values in mean.iterrows():
-            # Of printed numbers, so that equals are equal.
+            # Printed numbers are compared, so that numbers that look equal are both bold.
             shown = [f"{-v:.2f}" if v == v else "" for v in values]
             best = f"{-values.max():.2f}"
             cells = [_bold(text, text == best) for text in shown]

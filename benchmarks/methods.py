@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
+from benchmarks.lmmvae_method import AmortizedMethod, LMMVAEMethod
+from benchmarks.settings import Training
+from benchmarks.table import Table
 from keras_lmmvae import baselines
 from keras_lmmvae.baselines.conditional_vae import Coding
-from keras_lmmvae.benchmark.lmmvae_method import AmortizedMethod, LMMVAEMethod
-from keras_lmmvae.benchmark.settings import Training
-from keras_lmmvae.benchmark.table import Table
 from keras_lmmvae.validation import received
 
 __all__ = ["METHODS", "applies", "make_method", "settings_of", "training_of"]
@@ -131,7 +131,7 @@ def applies(method: str, table: Table) -> bool:
 
 
 def training_of(method: str, training: Training) -> Training | None:
-    """How a method is trained under a suite's settings; `None`: it is not trained by steps.
+    """Settings of a method's training in a suite; `None` for a method without gradient steps.
 
     The amortized model runs at the paper's settings. SVGPVAE's closed form needs batches that are
     large beside its inducing points. A VRAE's batches are of whole sequences, with as many rows on

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from keras_lmmvae.benchmark import real, simulated
-from keras_lmmvae.benchmark.classification import RAW
-from keras_lmmvae.benchmark.methods import METHODS, applies
-from keras_lmmvae.benchmark.settings import Training
-from keras_lmmvae.benchmark.table import Table
+from benchmarks import real, simulated
+from benchmarks.classification import RAW
+from benchmarks.methods import METHODS, applies
+from benchmarks.settings import Training
+from benchmarks.table import Table
 from keras_lmmvae.validation import received
 
 __all__ = ["SUITES", "Cell", "Suite", "find_suite"]
@@ -102,7 +102,7 @@ SUITES: dict[str, Suite] = {
         ),
         Suite(
             "classification",
-            "Labels of held-out groups, told from the latents",
+            "Labels of held-out groups, predicted from the latents",
             real.labelled,
             Training((200, 100), epochs=40, batch_size=256, kl_weight=0.1),
             methods=(RAW, *METHODS),
