@@ -5,11 +5,11 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from keras_lmmvae.layers.conjugate_posterior import EFFECT_VARIANCE_FLOOR
 from small_models import small_model
 
 import keras_lmmvae as lmm
 from benchmarks.lmmvae_method import LMMVAEMethod
-from keras_lmmvae.layers.conjugate_posterior import EFFECT_VARIANCE_FLOOR
 from keras_lmmvae.metrics import mse
 
 EPOCHS = 4
