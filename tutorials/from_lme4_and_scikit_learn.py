@@ -1,11 +1,9 @@
-"""
-Title: Coming from lme4, and coming from scikit-learn
-Description: The words you know beside ours, a model that is a mixed model, and cross-validation.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Coming from lme4, and coming from scikit-learn
+
+The words you know beside ours, a model that is a mixed model, and cross-validation.
+
 ## What you will be able to do
 
 If you use lme4: find `ranef`, `VarCorr`, `confint` and `predict(re.form = NA)` here, and convince

@@ -1,11 +1,9 @@
-"""
-Title: Thousands of categories: flights, aircraft, destinations
-Description: Crossed random intercepts for keys with thousands of levels, seen and unseen.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Thousands of categories: flights, aircraft, destinations
+
+Crossed random intercepts for keys with thousands of levels, seen and unseen.
+
 ## What you will be able to do
 
 Reduce the dimension of rows that belong to thousands of categories at once, see which of the

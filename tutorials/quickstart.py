@@ -1,11 +1,9 @@
-"""
-Title: Quickstart: from a data frame to a picture of the random effects
-Description: Fit LMMVAE to houses of one square kilometre and see what places have in common.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Quickstart: from a data frame to a picture of the random effects
+
+Fit LMMVAE to houses of one square kilometre and see what places have in common.
+
 ## What you will be able to do
 
 Take a data frame whose rows share a group, fit a variational autoencoder that knows about the

@@ -1,11 +1,9 @@
-"""
-Title: Careers: repeated measures of the same people
-Description: Random slopes in time, trajectories with bands, and what can be said of the future.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Careers: repeated measures of the same people
+
+Random slopes in time, trajectories with bands, and what can be said of the future.
+
 ## What you will be able to do
 
 Reduce the dimension of rows that are repeated measures of the same people, draw everybody's own

@@ -1,11 +1,9 @@
-"""
-Title: Serving: from a fitted model to answers for requests
-Description: Publish LMMVAE as a SavedModel and ask it what an application would ask.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Serving: from a fitted model to answers for requests
+
+Publish LMMVAE as a SavedModel and ask it what an application would ask.
+
 ## What you will be able to do
 
 Hand a fitted model to an engineer who has neither Python nor Keras: publish it, send raw keys and

@@ -1,11 +1,9 @@
-"""
-Title: Labs, patients and places in one model
-Description: Fit three kinds of random effects at once and compare them with a known truth.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Labs, patients and places in one model
+
+Fit three kinds of random effects at once and compare them with a known truth.
+
 ## What you will be able to do
 
 Put categories, repeated measures and space into one model, read off whose variance is whose,

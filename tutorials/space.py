@@ -1,11 +1,9 @@
-"""
-Title: Maps: houses and their neighbourhoods
-Description: A smooth surface over coordinates for every measurement, and what it is good for.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Maps: houses and their neighbourhoods
+
+A smooth surface over coordinates for every measurement, and what it is good for.
+
 ## What you will be able to do
 
 Reduce the dimension of rows that lie on a map, draw what the place does to each measurement and

@@ -1,11 +1,9 @@
-"""
-Title: Your own encoder and your own random-effects term
-Description: A convolutional LMMVAE on scanned digits, and a seasonal term written by hand.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Your own encoder and your own random-effects term
+
+A convolutional LMMVAE on scanned digits, and a seasonal term written by hand.
+
 ## What you will be able to do
 
 You will put your own networks into `LMMVAE`, here convolutions for small images. You will also
