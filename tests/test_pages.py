@@ -187,6 +187,13 @@ class TestSite:
         for line in [*formula, '>>> model.random_effects_table("store").shape']:
             assert line in lines
 
+    def test_bars_in_formulas(self, site: Path) -> None:
+        """A bar within code neither ends a cell of a table nor shows its backslash."""
+        for name in ("index.html", "tutorials/from_lme4_and_scikit_learn.html"):
+            codes = [text_of(x) for x in re.findall(r"<code>(.*?)</code>", page(site, name))]
+            assert "(1 | school/class)" in codes
+            assert "\\|" not in "".join(codes)
+
     def test_headings_of_our_docstrings(self, site: Path) -> None:
         """`Call arguments` and `Example` are sections, not boxes or quotations."""
         markup = page(site, "docs/api/layers.html")

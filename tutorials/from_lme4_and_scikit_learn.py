@@ -11,16 +11,16 @@ If you use lme4, you will find the counterparts of `ranef`, `VarCorr`, `confint`
 scikit-learn, you will put the model into a pipeline, cross-validate it by group and search its
 parameters.
 
-| lme4 (R) | here |
-|---|---|
-| `lmer(price ~ 1 + (1 | cell), df)` | `LMMVAE(2, "(1 | cell)")`, all features at once |
-| `(1 + t | patient)`, `(1 | school/class)` | the same formulas, and `gp(lon, lat)` |
-| `ranef(fit)`, with `condVar = TRUE` | `random_effects_table("cell")`, with `std=True` |
-| `VarCorr(fit)` | `variance_components()`; correlations: `coefficient_covariance("patient")` |
-| `confint(fit)` | `variance_intervals()` |
-| `predict(fit, re.form = NA)` | `reconstruct(data, include_effects=False)` |
-| `predict(fit, new, allow.new.levels = TRUE)` | `reconstruct(new)`; unknown levels are no error |
-| `dotplot(ranef(fit))` | `plots.plot_caterpillar(model, "cell")` |
+The commands of lme4 have these counterparts:
+
+- `lmer(price ~ 1 + (1 | cell), df)`: `LMMVAE(2, "(1 | cell)")`, for all features at once
+- `(1 + t | patient)`, `(1 | school/class)`: the same formulas, and `gp(lon, lat)`
+- `ranef(fit)`, with `condVar = TRUE`: `random_effects_table("cell")`, with `std=True`
+- `VarCorr(fit)`: `variance_components()`; correlations: `coefficient_covariance("patient")`
+- `confint(fit)`: `variance_intervals()`
+- `predict(fit, re.form = NA)`: `reconstruct(data, include_effects=False)`
+- `predict(fit, new, allow.new.levels = TRUE)`: `reconstruct(new)`; unknown levels are no error
+- `dotplot(ranef(fit))`: `plots.plot_caterpillar(model, "cell")`
 
 There are two differences. lme4 has fixed effects of covariates; LMMVAE has a neural network of
 latent variables. lme4 has one response; LMMVAE has as many as there are features:

@@ -16,6 +16,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 # What the site shows besides the folder docs/.
 OUTSIDE = ("*.md", "tutorials/*.py", "benchmarks/*.md", "benchmarks/results/*")
+CODE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((?![a-z]+:|#)([^)#]+)[^)]*\)")
 
 
@@ -32,11 +33,15 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
-    """Shows links to files that the site does not have, such as programs, as their text alone."""
+    """Makes links to files that the site does not have plain text, and shows `(1 | store)` so.
+
+    A bar in code within a table is written `\\|` for GitHub; Python-Markdown needs no backslash.
+    """
 
     def keep_or_unlink(match: re.Match[str]) -> str:
         target = normpath(join(dirname(page.file.src_uri), match[2]))
         is_elsewhere = (ROOT / target).exists() and files.get_file_from_path(target) is None
         return match[1] if is_elsewhere else match[0]
 
+    markdown = CODE.sub(lambda match: match[0].replace(r"\|", "|"), markdown)
     return LINK.sub(keep_or_unlink, markdown)
