@@ -1,18 +1,20 @@
-"""How well a fitted model describes rows: errors, likelihood, and levels it knows."""
+"""How well a fitted model describes rows: errors, likelihood, known levels, and their tables."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.table import Table
 
 from keras_lmmvae.metrics import mse
 from keras_lmmvae.model.lmmvae import LMMVAE
 from keras_lmmvae.model.rows import EFFECTS, FEATURES, batches_of
 
-__all__ = ["Scores", "score"]
+__all__ = ["Scores", "feature_table", "score", "score_table"]
 
 
 @dataclass(frozen=True)
@@ -94,3 +96,46 @@ def _known(model: LMMVAE, data: dict[str, np.ndarray]) -> dict[str, float]:
         for label in counts:
             counts[label] += int(np.sum(rows[EFFECTS][label]["codes"].numpy() >= 0))
     return {label: count / total for label, count in counts.items()}
+
+
+def score_table(scores: Mapping[str, Scores]) -> Table:
+    """Errors, likelihood and known levels, a column for each set of rows.
+
+    Args:
+        scores: Title of the column -> scores.
+
+    Returns:
+        A table of rich.
+    """
+    table = Table(title="How well the rows are described")
+    table.add_column("")
+    for title in scores:
+        table.add_column(title, justify="right")
+    every = list(scores.values())
+    table.add_row("rows", *(f"{one.rows:,}" for one in every))
+    table.add_row("MSE with random effects", *(f"{one.mse:.4g}" for one in every))
+    table.add_row("MSE of the population part", *(f"{one.mse_population:.4g}" for one in every))
+    table.add_row("log-likelihood bound, nats a row", *(f"{x.log_likelihood:.4g}" for x in every))
+    for label in every[0].known:
+        table.add_row(
+            f"rows with a known level: {label}", *(f"{x.known[label]:.1%}" for x in every)
+        )
+    return table
+
+
+def feature_table(scores: Scores) -> Table:
+    """Errors of every feature, beside its variance.
+
+    Args:
+        scores: The scores.
+
+    Returns:
+        A table of rich.
+    """
+    table = Table(title="Mean squared error by feature")
+    table.add_column("feature")
+    for title in ("with random effects", "population part", "variance"):
+        table.add_column(title, justify="right")
+    for name, row in scores.by_feature.iterrows():
+        table.add_row(str(name), *(f"{row[x]:.4g}" for x in ("mse", "mse_population", "variance")))
+    return table
