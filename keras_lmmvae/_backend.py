@@ -16,6 +16,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from keras_lmmvae.errors import received
+
 __all__ = ["REGISTERED", "require_tensorflow", "when_keras_is_there"]
 
 _PACKAGE = "keras_lmmvae"
@@ -59,7 +61,7 @@ def require_tensorflow() -> None:
         raise ImportError(
             "keras_lmmvae needs Keras on the TensorFlow backend: set the environment variable "
             "KERAS_BACKEND=tensorflow before Keras is imported. "
-            f"Received: backend={keras.backend.backend()!r}"
+            + received(backend=keras.backend.backend())
         )
 
 
@@ -136,4 +138,7 @@ def _registered(name: str) -> Any:
         getattr(package, module)
     import keras
 
-    return keras.saving.get_custom_objects()[f"{_PACKAGE}>{name}"]
+    found = keras.saving.get_custom_objects()[f"{_PACKAGE}>{name}"]
+    if isinstance(found, _ClassStandIn):
+        raise ValueError(f"The file names a class that cannot be saved. {received(name=name)}")
+    return found

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,7 @@ MISTAKES = {
     "suffix of latents": (["transform", "done", "data.csv", "-o", "out.txt"], "file='out.txt'"),
     "table as output": (["transform", "done", "data.csv", "-o", "data.csv"], "is the table itself"),
     "missing model": (["export", "no", "-o", "models/m"], "There is no model"),
+    "version in the way": (["export", "zip.keras", "-o", "models/1"], "This version is there"),
     "missing card": (["inspect", "no"], "There is no model"),
     "suffix of rows": (["simulate", "tiny", "-o", "rows.txt"], "file='rows.txt'"),
 }
@@ -126,6 +128,8 @@ def folder(tmp_path_factory):
         "data.csv": TABLE,
         "done/model.keras": "no model",
     }
+    with zipfile.ZipFile(folder / "zip.keras", "w"):
+        (folder / "models" / "1").mkdir(parents=True)
     for name, text in texts.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)

@@ -95,6 +95,13 @@ class TestSavedFiles:
         assert {"LMMVAE", "RandomIntercept", "compact_codes"} <= names
         assert names <= {*REGISTERED, *lmm.__all__}
 
+    def test_classes_that_no_file_holds(self):
+        """A file may name any exported class, but only those of Keras are made."""
+        name = "keras_lmmvae>LMMVAETransformer"
+        config = {"class_name": "LMMVAETransformer", "config": {}, "registered_name": name}
+        with pytest.raises(ValueError, match="cannot be saved. Received: name='LMMVAETransformer'"):
+            keras.saving.deserialize_keras_object({**config, "module": "keras_lmmvae.transformer"})
+
     @pytest.mark.parametrize("imports", ["keras, keras_lmmvae", "keras_lmmvae, keras"])
     def test_files_are_loaded_after_the_import_alone(self, tmp_path, imports):
         """In either order; a model, a layer and a function, which are then saved again."""

@@ -154,6 +154,11 @@ def export(run: Path, output: Path, *, warmup: bool = True, console: Console | N
         ImportError: If warm-up requests are wanted and `tensorflow-serving-api` is missing.
     """
     find_model(run)
+    if output.name.isdecimal() and output.exists():
+        raise ValueError(
+            "This version is there already: choose another number, for a server may be reading "
+            "it. " + received(output=str(output))
+        )
     start_tensorflow()
     from keras_lmmvae.export import publish
 

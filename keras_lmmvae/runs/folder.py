@@ -24,7 +24,7 @@ __all__ = ["CONFIG", "LOG", "MODEL_FILE", "RunFolder", "find_model", "load_run",
 MODEL_FILE = "model.keras"
 """The model in the folder of a run."""
 CONFIG = "config.yaml"
-"""The configuration in the folder of a run, as it was given."""
+"""The configuration as it was given, in the folder of a run."""
 LOG = logging.getLogger("keras_lmmvae.runs")
 """The logger of runs. It writes nothing without `run_log`."""
 LOG.addHandler(logging.NullHandler())
@@ -34,7 +34,7 @@ _CHECKPOINTS, _LOG_FILE = "checkpoints", "run.log"
 
 
 class RunFolder:
-    """The folder of a run, and the sibling `RUN.partial` in which it is made.
+    """The folder of a run, and the folder `RUN.partial` beside it, in which the run is made.
 
     Args:
         path: The folder.
@@ -42,7 +42,7 @@ class RunFolder:
     Attributes:
         given: The path as it was given.
         path: The folder.
-        partial: The sibling.
+        partial: The folder beside it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,17 +52,17 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints, in the sibling."""
+        """Folder of the checkpoints in `partial`."""
         return self.partial / _CHECKPOINTS
 
     @property
     def model(self) -> Path:
-        """File of the model, in the sibling."""
+        """File of the model in `partial`."""
         return self.partial / MODEL_FILE
 
     @property
     def is_complete(self) -> bool:
-        """Whether a run was finished here."""
+        """Whether there is a finished run."""
         return (self.path / MODEL_FILE).exists()
 
     @property
@@ -75,7 +75,7 @@ class RunFolder:
 
         Args:
             overwrite: Whether a run that is there may be replaced.
-            resume: Whether an interrupted run is to be gone on with.
+            resume: Whether to go on with a run that was interrupted.
         """
         if overwrite and resume:
             raise ValueError(
@@ -104,7 +104,7 @@ class RunFolder:
             )
 
     def start(self, files: dict[str, str]) -> None:
-        """Makes the sibling anew, with some files in it.
+        """Makes `partial` anew, with some files in it.
 
         Args:
             files: Name -> text.
@@ -131,12 +131,12 @@ class RunFolder:
                 )
 
     def discard(self) -> None:
-        """Removes the sibling."""
+        """Removes `partial`."""
         if self.partial.exists():
             shutil.rmtree(self.partial)
 
     def finish(self) -> None:
-        """Moves the sibling into place; a run that was there goes when the new one has come."""
+        """Moves `partial` into place. A run that was there is removed afterwards."""
         if self.checkpoints.exists():
             shutil.rmtree(self.checkpoints)
         for scratch in self.partial.rglob(".writing-*"):  # A process was killed in `written_whole`.

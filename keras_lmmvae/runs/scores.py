@@ -19,12 +19,12 @@ __all__ = ["Scores", "feature_table", "score", "score_table"]
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score` measured.
+    """Errors, likelihood and known levels of a set of rows.
 
     Attributes:
         rows: Number of rows.
         mse: Mean squared error of the reconstruction with random effects.
-        mse_population: Without them.
+        mse_population: Mean squared error of the reconstruction without random effects.
         log_likelihood: Lower bound of the log density, mean over rows, nats.
         known: Term name -> share of the rows whose level the model knows.
         by_feature: DataFrame, features x "mse", "mse_population" and "variance" of the feature.
@@ -84,7 +84,7 @@ def score(model: LMMVAE, data: dict[str, np.ndarray]) -> Scores:
 
 
 def _means(values: np.ndarray) -> np.ndarray:
-    """Means of the observed cells of the columns; NaN where there are none."""
+    """Means of the observed cells of each column. A column without any has NaN."""
     return pd.DataFrame(values).mean().to_numpy()
 
 
@@ -99,7 +99,7 @@ def _known(model: LMMVAE, data: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def score_table(scores: Mapping[str, Scores]) -> Table:
-    """Errors, likelihood and known levels, a column for each set of rows.
+    """A table of errors, likelihood and known levels. Each set of rows is a column.
 
     Args:
         scores: Title of the column -> scores.
@@ -124,7 +124,7 @@ def score_table(scores: Mapping[str, Scores]) -> Table:
 
 
 def feature_table(scores: Scores) -> Table:
-    """Errors of every feature, beside its variance.
+    """A table of the errors of every feature, beside its variance.
 
     Args:
         scores: The scores.

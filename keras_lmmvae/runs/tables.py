@@ -55,7 +55,7 @@ def check_table(path: Path) -> str:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Reads a table; empty cells and "NA" are missing.
+    """Reads a table. Empty cells and "NA" are missing values.
 
     Args:
         path: A ".csv" or ".parquet" file.
@@ -69,7 +69,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
     try:
         if suffix == CSV:
-            # Read at once: in chunks, a column could change its type on the way.
+            # In chunks, a column could change its type on the way.
             frame = pd.read_csv(path, low_memory=False)
         else:
             frame = pd.read_parquet(path, engine="pyarrow")
@@ -89,14 +89,14 @@ def write_table(frame: pd.DataFrame, path: Path, *, index: bool = False) -> None
 
     Args:
         frame: The table.
-        path: A ".csv" or ".parquet" file; its folder is made.
+        path: A ".csv" or ".parquet" file. Its folder is made.
         index: Whether the index is written, as the first columns.
 
     Raises:
         ValueError: If two columns have one name, or the suffix is another.
     """
     suffix = check_suffix(path)
-    # Numbers as names, and the levels of an index, become plain columns in either format.
+    # Both formats get plain columns with text as names.
     frame = frame.reset_index() if index else frame
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     twice = frame.columns[frame.columns.duplicated()].tolist()
