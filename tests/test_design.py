@@ -91,6 +91,56 @@ class TestAgainstDenseDesign:
                 np.testing.assert_allclose(expected[one, :, other], block, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", CASES)
+class TestFolds:
+    """A table by fold is one table of each half of the rows, on an axis in front."""
+
+    FOLD = np.random.default_rng(5).integers(0, 2, ROWS).astype(np.int32)
+
+    def test_product_reads_the_table_of_the_fold(self, case, compiled):
+        """Rows of fold k get Z @ B of its own table."""
+        levels, codes, basis, _ = draw(case)
+        size = 1 if basis is None else basis.shape[1]
+        effects = np.random.default_rng(1).normal(size=(2, levels, size, FEATURES))
+        effects = tf.constant(effects, tf.float32)
+        rest = [] if basis is None else [basis]
+        actual = compiled(
+            lambda c, f, *b: design.product(effects, c, *(b or (None,)), f), codes, self.FOLD, *rest
+        )
+        dense = dense_design(codes, basis, levels)
+        for fold in range(2):
+            expected = dense @ effects[fold].numpy().reshape(-1, FEATURES)
+            rows = fold == self.FOLD
+            np.testing.assert_allclose(actual[rows], expected[rows], rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("is_weighted", [False, True])
+    def test_sums_are_those_of_the_halves(self, case, compiled, is_weighted):
+        """Z' R, Z' Z and counts by fold are those of the rows of each half alone."""
+        levels, codes, basis, values = draw(case)
+        weights = np.random.default_rng(2).uniform(size=ROWS).astype(np.float32)
+        rest = [] if basis is None else [basis]
+
+        def sums(w, v, c, b, f):
+            given = w if is_weighted else None
+            return [
+                design.transpose_product(v, c, b, levels, f),
+                design.gram(c, b, levels, given, f),
+                design.count(c, levels, given, f),
+            ]
+
+        for number in range(3):
+            actual = compiled(
+                lambda w, v, c, f, *b, number=number: sums(w, v, c, b[0] if b else None, f)[number],
+                weights, values, codes, self.FOLD, *rest,
+            )  # fmt: skip
+            for fold in range(2):
+                rows = fold == self.FOLD
+                half = None if basis is None else basis[rows]
+                expected = sums(weights[rows], values[rows], codes[rows], half, None)[number]
+                np.testing.assert_allclose(actual[fold], expected, rtol=1e-5, atol=1e-5)
+            assert actual.shape[0] == 2
+
+
 def test_count_is_column_sums_of_intercept_design(compiled):
     """`count` counts rows, or adds up their weights."""
     levels, codes, _, _ = draw("intercept")
