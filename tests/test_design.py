@@ -97,12 +97,13 @@ class TestFolds:
 
     FOLD = np.random.default_rng(5).integers(0, 2, ROWS).astype(np.int32)
 
-    def test_product_reads_the_table_of_the_fold(self, case, compiled):
-        """Rows of fold k get Z @ B of its own table."""
+    @pytest.mark.parametrize("is_variable", [False, True])
+    def test_product_reads_the_table_of_the_fold(self, case, compiled, is_variable):
+        """Rows of fold k get Z @ B of its own table, which may be a variable."""
         levels, codes, basis, _ = draw(case)
         size = 1 if basis is None else basis.shape[1]
         effects = np.random.default_rng(1).normal(size=(2, levels, size, FEATURES))
-        effects = tf.constant(effects, tf.float32)
+        effects = (tf.Variable if is_variable else tf.constant)(effects, dtype=tf.float32)
         rest = [] if basis is None else [basis]
         actual = compiled(
             lambda c, f, *b: design.product(effects, c, *(b or (None,)), f), codes, self.FOLD, *rest
@@ -112,6 +113,18 @@ class TestFolds:
             expected = dense @ effects[fold].numpy().reshape(-1, FEATURES)
             rows = fold == self.FOLD
             np.testing.assert_allclose(actual[rows], expected[rows], rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("is_variable", [False, True])
+    def test_level_rows(self, case, compiled, is_variable):
+        """A row gets its level's entry of its fold, of tensors and of variables alike."""
+        levels, codes, _, _ = draw(case)
+        table = np.random.default_rng(1).normal(size=(2, levels, 3, FEATURES))
+        table = tf.Variable(table) if is_variable else tf.constant(table)
+        actual = compiled(lambda c, f: design.level_rows(table, c, f), codes, self.FOLD)
+        expected = table.numpy()[self.FOLD, np.maximum(codes, 0)]
+        np.testing.assert_array_equal(actual, expected)
+        alone = compiled(lambda c: design.level_rows(table, c, None), np.minimum(codes, 1))
+        np.testing.assert_array_equal(alone, table.numpy()[np.clip(codes, 0, 1)])
 
     @pytest.mark.parametrize("is_weighted", [False, True])
     def test_sums_are_those_of_the_halves(self, case, compiled, is_weighted):
