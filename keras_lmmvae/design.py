@@ -10,8 +10,11 @@ Where rows are split into folds, a table has an axis for them in front,
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 __all__ = [
     "NUM_FOLDS",
@@ -19,6 +22,7 @@ __all__ = [
     "count",
     "gram",
     "product",
+    "rows_of",
     "segment_mean",
     "transpose_product",
 ]
@@ -55,6 +59,27 @@ def _spread(segments: tf.Tensor, basis: tf.Tensor, num_tables: int) -> tf.Tensor
     return tf.reshape(spread, (-1, num_tables * basis.shape[-1]))
 
 
+def rows_of(table: Any, codes: tf.Tensor, fold: tf.Tensor | None = None) -> tf.Tensor:
+    """What a table holds for the levels of rows; of level 0 for rows without one.
+
+    Args:
+        table: Float tensor or variable `(levels, ...)`, or `(folds, levels, ...)` with `fold`. Of a
+            variable only the gathered rows are read.
+        codes: Int tensor `(b,)`.
+        fold: Optional int tensor `(b,)`, the fold whose part each row reads.
+
+    Returns:
+        Float tensor `(b, ...)`.
+    """
+    clipped = tf.maximum(codes, 0)
+    if fold is None:
+        return tf.gather(table, clipped)
+    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        # XLA cannot gather from a variable by two numbers. Of a tensor it reads what it needs.
+        table = tf.convert_to_tensor(table)
+    return tf.gather_nd(table, tf.stack([fold, clipped], axis=1))
+
+
 def product(
     effects: tf.Tensor,
     codes: tf.Tensor,
@@ -78,11 +103,7 @@ def product(
     if basis is not None and isinstance(tables, int) and _is_small(tables, basis):
         spread = _spread(_segments(codes, levels, fold), basis, tables)
         return tf.matmul(spread, tf.reshape(effects, (tables * size, width)))
-    clipped = tf.maximum(codes, 0)
-    if fold is None:
-        rows = tf.gather(effects, clipped)  # (b, m, p)
-    else:
-        rows = tf.gather_nd(effects, tf.stack([fold, clipped], axis=1))
+    rows = rows_of(effects, codes, fold)  # (b, m, p)
     rows = rows[:, 0] if basis is None else tf.reduce_sum(basis[:, :, None] * rows, axis=1)
     return tf.where(codes[:, None] >= 0, rows, tf.zeros_like(rows))
 

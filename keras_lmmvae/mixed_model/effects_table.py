@@ -108,11 +108,7 @@ class EffectsTable(keras.Layer):
         return design.product(self.effects.value, codes, basis, fold)
 
     def _rows(self, weight: Any, codes: tf.Tensor, fold: tf.Tensor | None) -> tf.Tensor:
-        """What a weight holds for the levels of rows; of level 0 for rows without one."""
-        clipped = tf.maximum(codes, 0)
-        if fold is None:
-            return tf.gather(weight.value, clipped)
-        return tf.gather_nd(weight.value, tf.stack([fold, clipped], axis=1))
+        return design.rows_of(weight.value, codes, fold)
 
     def _variance(
         self, eigenvalues: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
