@@ -19,7 +19,7 @@ _FIRST_LENGTH_SCALE = 0.5  # of standardised coordinates and times
 _FIRST_SUBJECT_SCALE = 1.0  # of subject vectors, as of their prior; their kernel's length is 1
 
 
-class GPAutoencoder(keras.layers.Layer):
+class GPAutoencoder(keras.Layer):
     """Encoder, decoder and everything trainable of the kernel, in standardised units.
 
         k(a, a') = product over parts{ exp(-|a_part - a'_part|**2 / (2 length_scale_part**2)) }

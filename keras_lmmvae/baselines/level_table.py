@@ -8,7 +8,7 @@ import tensorflow as tf
 __all__ = ["LevelTable"]
 
 
-class LevelTable(keras.layers.Layer):
+class LevelTable(keras.Layer):
     """Rows of one table, looked up by code; a negative code gives zeros.
 
         output[i, k] = table[codes[i, k]] if codes[i, k] >= 0 else 0
@@ -19,7 +19,7 @@ class LevelTable(keras.layers.Layer):
         num_levels: Positive int, levels of all factors together.
         width: Positive int, length of the vectors.
         initializer: Keras initializer of the table.
-        **kwargs: Of `keras.layers.Layer`.
+        **kwargs: Of `keras.Layer`.
 
     Call arguments:
         codes: Int tensor `(b, K)`.

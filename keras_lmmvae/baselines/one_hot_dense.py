@@ -11,7 +11,7 @@ from keras_lmmvae.baselines.level_table import LevelTable
 __all__ = ["OneHotDense"]
 
 
-class OneHotDense(keras.layers.Layer):
+class OneHotDense(keras.Layer):
     """Dense layer of `[x, one-hot of every factor's level]`; a negative code is coded as zeros.
 
         output[i] = activation(x[i] @ kernel + sum{ table[codes[i, k]] : k=1...K } + bias)
@@ -27,7 +27,7 @@ class OneHotDense(keras.layers.Layer):
         num_levels: Positive int, levels of all factors together, `q`.
         activation: Activation.
         seed: Optional int that fixes the initial weights.
-        **kwargs: Of `keras.layers.Layer`.
+        **kwargs: Of `keras.Layer`.
 
     Call arguments:
         x: Float tensor `(b, p)`.
