@@ -25,9 +25,6 @@ from sklearn.datasets import load_digits
 
 import keras_lmmvae as lmm
 from keras_lmmvae.effects.grouped_effect import GroupedEffect
-from keras_lmmvae.effects.scaling import finite_or_zero
-from keras_lmmvae.effects.vocabulary import NULL_CODE
-from keras_lmmvae.validation import as_float_column
 
 FAST = os.environ.get("KERAS_LMMVAE_FAST") == "1"
 
@@ -168,15 +165,16 @@ figure.savefig("scanners.png", dpi=110)
 ## A term of your own: a season per store
 
 A term says which columns it reads, which level a row belongs to and what the row's basis is.
-The model does the rest: closed-form effects, variances, tables, intervals, saving.
+The model does the rest: checks of the columns, closed-form effects, variances, tables, saving,
+serving.
 
     x[i] = f(u[i]) + A[l] sin(2 pi month[i] / 12) + B[l] cos(2 pi month[i] / 12) + ...
 
-`GroupedEffect` already knows levels and their keys. What is left to write:
+`GroupedEffect` already knows the levels and their keys. It takes the names of the column with
+the keys and of further columns with numbers. What is left to write:
 
-- `prepare` checks the columns on the host,
-- `encode` gives codes and numbers as tensors, also in input pipelines and when served,
-- `basis` turns the numbers into `(b, m)`,
+- `inputs` gives the numbers that the basis needs, `(b, c)`, also in input pipelines and when served,
+- `basis` turns them into basis functions, `(b, m)`,
 - `coefficient_names` names the `m` coefficients,
 - `get_config` gives back the arguments of `__init__`.
 
@@ -196,13 +194,8 @@ class Season(GroupedEffect):
         self.month = month
         self.basis_size = 2
 
-    def prepare(self, data):
-        return {**super().prepare(data), self.month: as_float_column(self.month, data[self.month])}
-
-    def encode(self, columns, tables=None):
-        codes = self.grouping.lookup(columns[self.column], tables)
-        month, is_known = finite_or_zero(tf.cast(columns[self.month], tf.float32))
-        return {"codes": tf.where(is_known, codes, NULL_CODE), "inputs": month[:, None]}
+    def inputs(self, columns):
+        return tf.cast(columns[self.month], tf.float32)[:, None]
 
     def basis(self, encoded):
         angle = encoded["inputs"] * (2 * np.pi / 12)  # (b, 1)
@@ -210,9 +203,6 @@ class Season(GroupedEffect):
 
     def coefficient_names(self):
         return ["sine", "cosine"]
-
-    def typical_values(self):
-        return {self.month: 6.0}
 
     def get_config(self):
         return {**super().get_config(), "month": self.month}
