@@ -173,7 +173,7 @@ serving.
 `GroupedEffect` already knows the levels and their keys. It takes the names of the column with
 the keys and of further columns with numbers. What is left to write:
 
-- `inputs` gives the numbers that the basis needs, `(b, c)`, also in input pipelines and when served,
+- `inputs` gives the numbers that the basis needs, `(b, c)`, by TensorFlow operations,
 - `basis` turns them into basis functions, `(b, m)`,
 - `coefficient_names` names the `m` coefficients,
 - `get_config` gives back the arguments of `__init__`.
