@@ -13,7 +13,7 @@ from keras_lmmvae.fitted_model import FittedModel
 from keras_lmmvae.inspection.conditioning import condition_on_support
 from keras_lmmvae.rows import FEATURES, Rows
 
-__all__ = ["MASK", "SUPPORT", "ConditionSignature", "can_condition", "condition_columns"]
+__all__ = ["MASK", "SUPPORT", "ConditionSignature", "can_condition"]
 
 SUPPORT, MASK = "support", "support_mask"
 Columns = dict[str, tf.Tensor]
@@ -23,16 +23,6 @@ Encode = Callable[[Columns, list[RandomEffect]], Rows]
 def can_condition(model: FittedModel) -> bool:
     """Whether the terms have the signature: a closed-form posterior is needed."""
     return model.posterior == "conjugate"
-
-
-def condition_columns(model: FittedModel, term: RandomEffect) -> list[str]:
-    """The columns that come along: those of the other terms, and the numbers of the term itself.
-
-    The level's key does not travel: it is one that the model does not know.
-    """
-    others = [other for other in model.random_effects if other is not term]
-    names = [column for other in others for column in other.columns]
-    return list(dict.fromkeys([*names, *term.numbers]))
 
 
 class ConditionSignature:
@@ -52,7 +42,9 @@ class ConditionSignature:
     def __init__(self, model: FittedModel, term: RandomEffect, encode: Encode) -> None:
         self._model, self._term, self._encode = model, term, encode
         self.others = [other for other in model.random_effects if other is not term]
-        self.columns = condition_columns(model, term)
+        # The level's key does not travel: it is one that the model does not know.
+        names = [column for other in self.others for column in other.columns]
+        self.columns = list(dict.fromkeys([*names, *term.numbers]))
 
     def input_specs(self, columns: dict[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
         """Inputs: the row "x" `(b, p)`, "support" `(b, s, p)` with "support_mask" `(b, s)`.

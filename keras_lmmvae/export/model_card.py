@@ -65,7 +65,7 @@ def _term_card(term: Any, components: Any) -> dict[str, Any]:
         "basis": int(term.basis_size),
         "mean_variance": {name: float(components[name]) for name in term.component_names()},
     }
-    length_scale = term.fitted_length_scale
+    length_scale = getattr(term, "fitted_length_scale", None)
     return card if length_scale is None else {**card, "length_scale": float(length_scale)}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lmmvae.export.condition_signature import can_condition, condition_columns
+from keras_lmmvae.export.condition_signature import can_condition
 from keras_lmmvae.fitted_model import FittedModel
 from keras_lmmvae.validation import NULL_INTEGER
 
@@ -82,20 +82,15 @@ def example_requests(model: FittedModel) -> list[dict[str, Any]]:
 
 
 def _condition_inputs(model: Any, term: Any, columns: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Gives each row three support rows. The last two rows mask one of them, or all.
-
-    A level that is new to the term is new to the other terms with the same key, too.
-    """
+    """Every row with three support rows, of which the last two rows mask one or all."""
     rng = np.random.default_rng(1)
     mean, scale = np.asarray(model.feature_mean), np.asarray(model.feature_scale)
     noise = rng.standard_normal((NUM_ROWS, 3, len(mean)))
     mask = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [0, 0, 0]], np.float32)
     support = (mean + scale * (0.5 + noise)).astype(np.float32)
     inputs = {"x": columns["x"], "support": support, "support_mask": mask}
-    for column in condition_columns(model, term):
-        values = columns[column]
-        if column in term.keys:
-            values = np.full_like(values, unseen_key(term))
-        inputs[column] = values
-        inputs[f"support_{column}"] = np.stack([np.roll(values, -k) for k in range(3)], axis=1)
+    others = [other for other in model.random_effects if other is not term]
+    for column in dict.fromkeys(name for other in others for name in other.columns):
+        inputs[column] = columns[column]
+        inputs[f"support_{column}"] = np.stack([columns[column]] * 3, axis=1)
     return inputs

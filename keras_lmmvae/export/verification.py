@@ -8,10 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lmmvae import inspection
-from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.export.c_process import run_in_c_process
-from keras_lmmvae.export.condition_signature import condition_columns
 from keras_lmmvae.export.requests import example_columns, unseen_key
 from keras_lmmvae.fitted_model import FittedModel
 from keras_lmmvae.validation import received
@@ -81,7 +78,7 @@ def expected_answers(
         Arrays by the name of the output; those that Python has no method for are left out.
     """
     if signature == "serving_default":
-        prediction = inspection.predictive(model, dict(inputs))
+        prediction = model.predictive(dict(inputs))
         return {
             "reconstruction": prediction.mean,
             "standard_deviation": prediction.standard_deviation,
@@ -111,7 +108,7 @@ def _decoded(model: FittedModel, inputs: Mapping[str, Any]) -> np.ndarray:
 
 
 def _scores(model: FittedModel, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    prediction = inspection.predictive(model, dict(inputs))
+    prediction = model.predictive(dict(inputs))
     x = np.asarray(inputs["x"], np.float64)
     squares = np.square((x - prediction.mean) / prediction.standard_deviation)
     observed = np.isfinite(x)
@@ -129,47 +126,23 @@ def _term_effects(
     return model.term_effects(term.label, {**usual, **inputs})
 
 
-def _conditioned(
-    model: FittedModel, term: RandomEffect, inputs: Mapping[str, Any]
-) -> dict[str, np.ndarray]:
-    """`condition` row by row, each with its own support, and the effects at the row itself."""
-    found = [
-        _conditioned_row(model, term, inputs, row, mask)
-        for row, mask in enumerate(np.asarray(inputs["support_mask"]) > 0)
-    ]
-    answers = {"effects": np.array([effects for effects, _ in found])}
-    if term.basis_size == 1 or not term.has_levels:
-        answers["standard_deviation"] = np.array([deviation for _, deviation in found])
-    return answers
-
-
-def _conditioned_row(
-    model: FittedModel, term: RandomEffect, inputs: Mapping[str, Any], row: int, mask: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Effects at one row of a request and their deviations, `(p,)` each.
-
-    The row stands behind its support, with no cell observed, so that it says nothing itself. Of
-    several coefficients the deviation is that of the first one.
-    """
-
-    def joined(name: str, own: Any) -> np.ndarray:
-        return np.concatenate([np.asarray(inputs[name])[row][mask], np.asarray(own)])
-
-    hidden = np.full((1, model.num_features), np.nan)
-    rows = {"x": joined("support", hidden)}
-    for name in condition_columns(model, term):
-        rows[name] = joined(f"support_{name}", np.asarray(inputs[name])[row : row + 1])
-    rows |= {name: np.repeat(unseen_key(term), len(rows["x"])) for name in term.keys}
-    is_complete = np.ones(len(rows["x"]), bool)
-    for name in term.numbers:
-        is_complete &= np.isfinite(rows[name])
-    if not is_complete[-1]:
-        return np.zeros(model.num_features), np.zeros(model.num_features)
-    rows = {name: values[is_complete] for name, values in rows.items()}
-    found = inspection.condition(model, rows, term.label)
-    if not term.has_levels:
-        return found.effects[-1], found.standard_deviation[-1]
-    basis = term.basis(term.encode_of_one_level(rows))
-    own = np.ones(1) if basis is None else np.asarray(basis, np.float64)[-1]
-    weights = np.linalg.solve(term.user_basis().T, own)
-    return weights @ found.effects, np.abs(weights[0]) * found.standard_deviation[0]
+def _conditioned(model: FittedModel, term: Any, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """`condition` row by row, each with its own support; without support: the prior."""
+    effects, deviations = [], []
+    for row, mask in enumerate(np.asarray(inputs["support_mask"]) > 0):
+        prefix = "support_"
+        others = {
+            name.removeprefix(prefix): np.asarray(values)[row][mask]
+            for name, values in inputs.items()
+            if name.startswith(prefix) and name != "support_mask"
+        }
+        support = np.asarray(inputs["support"])[row][mask]
+        if not mask.any():
+            effects.append(np.zeros(model.num_features))
+            deviations.append(np.sqrt(model.variance_components().loc[term.label]))
+            continue
+        keys = np.repeat(unseen_key(term), len(support))
+        found = model.condition({**others, "x": support, term.columns[0]: keys}, on=term.label)
+        effects.append(found.effects[0])
+        deviations.append(found.standard_deviation[0])
+    return {"effects": np.array(effects), "standard_deviation": np.array(deviations)}
