@@ -13,6 +13,7 @@ import tensorflow as tf
 from small_models import small_model
 
 import keras_lmmvae as lmm
+from keras_lmmvae.validation import as_keys
 
 ROWS = 80
 ADAPT_FIRST = r"call `model\.adapt\(data\)` first\. Received: num_features=0"
@@ -303,9 +304,9 @@ class TestAdapt:
         """One column, one type of keys: also within the batches of `adapt`."""
         model = small_model([lmm.RandomIntercept("store")])
         term = model.random_effects[0]
-        term.update_state(term.prepare({"store": ["a", "b"]}))
+        term.update_state(term.conform({"store": as_keys("store", ["a", "b"])}))
         with pytest.raises(ValueError, match=r"must be strings.*Received: kind='integers'"):
-            term.update_state(term.prepare({"store": [1, 2]}))
+            term.update_state(term.conform({"store": as_keys("store", [1, 2])}))
 
     def test_dataset_without_end(self, data):
         """One pass over an endless dataset would never end."""

@@ -23,9 +23,6 @@ from sklearn.datasets import load_digits
 
 import keras_lmmvae as lmm
 from keras_lmmvae.effects.grouped_effect import GroupedEffect
-from keras_lmmvae.effects.scaling import finite_or_zero
-from keras_lmmvae.effects.vocabulary import NULL_CODE
-from keras_lmmvae.validation import as_float_column
 
 FAST = os.environ.get("KERAS_LMMVAE_FAST") == "1"
 
@@ -166,16 +163,17 @@ figure.savefig("scanners.png", dpi=110)
 """
 ## A term of your own: a season per store
 
-A term defines which columns it reads, to which level a row belongs, and the basis of a row. The
-model does the rest: effects in closed form, variances, tables, intervals and saving.
+A term says which columns it reads, which level a row belongs to and what the row's basis is.
+The model does the rest: checks of the columns, closed-form effects, variances, tables, saving,
+serving.
 
     x[i] = f(u[i]) + A[l] sin(2 pi month[i] / 12) + B[l] cos(2 pi month[i] / 12) + ...
 
-The base class `GroupedEffect` handles the levels and their keys. You write these methods:
+`GroupedEffect` already knows the levels and their keys. It takes the names of the column with
+the keys and of further columns with numbers. What is left to write:
 
-- `prepare` checks the columns on the host,
-- `encode` returns codes and numbers as tensors; it also runs in input pipelines and when served,
-- `basis` turns the numbers into basis vectors `(b, m)`,
+- `inputs` gives the numbers that the basis needs, `(b, c)`, by TensorFlow operations,
+- `basis` turns them into basis functions, `(b, m)`,
 - `coefficient_names` names the `m` coefficients,
 - `get_config` returns the arguments of `__init__`.
 
@@ -195,13 +193,8 @@ class Season(GroupedEffect):
         self.month = month
         self.basis_size = 2
 
-    def prepare(self, data):
-        return {**super().prepare(data), self.month: as_float_column(self.month, data[self.month])}
-
-    def encode(self, columns, tables=None):
-        codes = self.grouping.lookup(columns[self.column], tables)
-        month, is_known = finite_or_zero(tf.cast(columns[self.month], tf.float32))
-        return {"codes": tf.where(is_known, codes, NULL_CODE), "inputs": month[:, None]}
+    def inputs(self, columns):
+        return tf.cast(columns[self.month], tf.float32)[:, None]
 
     def basis(self, encoded):
         angle = encoded["inputs"] * (2 * np.pi / 12)  # (b, 1)
@@ -209,9 +202,6 @@ class Season(GroupedEffect):
 
     def coefficient_names(self):
         return ["sine", "cosine"]
-
-    def typical_values(self):
-        return {self.month: 6.0}
 
     def get_config(self):
         return {**super().get_config(), "month": self.month}

@@ -119,8 +119,8 @@ def check_length_scales(model: FittedModel) -> list[Finding]:
     """Learned length scales at a bound of their search, of terms that have effects."""
     findings = []
     for term, effects in model.mixed_model.pairs():
-        limits = term.fit_limits()
-        if limits is None or _is_absent(_prior_share(effects)):
+        limits, length_scale = term.fit_limits(), term.fitted_length_scale
+        if limits is None or length_scale is None or _is_absent(_prior_share(effects)):
             continue  # a surface that is 0 has any length scale
         scale, low, high = limits
         is_low = scale <= low * thresholds.LENGTH_SCALE_MARGIN
@@ -141,9 +141,9 @@ def check_length_scales(model: FittedModel) -> list[Finding]:
                 "length_scale_bound",
                 "warning",
                 f"term '{term.label}'",
-                {"length_scale": term.fitted_length_scale, "standardised": scale},
+                {"length_scale": length_scale, "standardised": scale},
                 f"The length scale of '{term.label}' is at the {'lower' if is_low else 'upper'} "
-                f"bound of its search, {term.fitted_length_scale:.4g}: {message}.",
+                f"bound of its search, {length_scale:.4g}: {message}.",
                 remedy,
             )
         )
