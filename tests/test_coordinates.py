@@ -29,7 +29,7 @@ def positions(lon, lat) -> np.ndarray:
 
 class TestToPositions:
     def test_euclidean_columns_are_positions(self):
-        """Values pass as float64, by name."""
+        """Euclidean columns pass as float64, by name."""
         values = {"a": np.array([1, 2]), "b": np.array([0.5, np.nan], np.float32), "c": [0, 0]}
         found = to_positions("euclidean", ("b", "a"), values)
         assert list(found) == ["b", "a"]
@@ -47,7 +47,7 @@ class TestToPositions:
         np.testing.assert_allclose(chord, expected, rtol=1e-9)
 
     def test_chord_is_the_distance_up_to_its_square(self):
-        """Relative error d**2 / (24 R**2): Berlin to Munich, 504 km, within 0.03 %."""
+        """The chord lacks d**2 / (24 R**2) of the distance: Berlin to Munich, 504 km, 0.03 %."""
         berlin, munich = (13.405, 52.52), (11.582, 48.135)
         distance = great_circle(*berlin, *munich)
         chord = np.linalg.norm(positions(*berlin) - positions(*munich))
@@ -69,7 +69,7 @@ class TestToPositions:
 
 class TestFromPositions:
     def test_haversine_positions_become_degrees(self):
-        """The inverse of `to_positions`, also from within the globe."""
+        """Degrees are the inverse of `to_positions`, also from within the globe."""
         rng = np.random.default_rng(1)
         lon, lat = rng.uniform(-180, 180, 20), rng.uniform(-90, 90, 20)
         inside = 0.9 * positions(lon, lat)
@@ -77,7 +77,7 @@ class TestFromPositions:
         np.testing.assert_allclose(found, np.stack([lon, lat], axis=1), rtol=1e-9)
 
     def test_euclidean_positions_stay(self):
-        """They are the coordinates."""
+        """Euclidean positions are the coordinates."""
         points = np.arange(6.0).reshape(3, 2)
         np.testing.assert_array_equal(from_positions("euclidean", points), points)
 
@@ -91,14 +91,14 @@ class TestChecks:
 
     @pytest.mark.parametrize("columns", [("lon",), ("lon", "lat", "height")])
     def test_haversine_needs_two_columns(self, columns):
-        """Longitude and latitude."""
+        """The haversine metric needs longitude and latitude."""
         check_metric("euclidean", columns)
         with pytest.raises(ValueError, match=r"two columns, \(longitude, latitude\)") as error:
             check_metric("haversine", columns)
         assert f"Received: columns={columns}" in str(error.value)
 
     def test_degrees_in_range_pass(self):
-        """The ends of the ranges, and NaN."""
+        """The ends of the ranges and NaN pass."""
         lon, lat = np.array([-180.0, 180.0, np.nan]), np.array([-90.0, np.nan, 90.0])
         check_degrees(NAMES, {"lon": lon, "lat": lat})
 

@@ -110,11 +110,13 @@ def test_own_weight_learns_the_level_regressions(jit_compile):
 
 class TestErrors:
     def test_levels_are_needed_for_sums(self):
+        """Sums over levels without their number raise an error."""
         with pytest.raises(ValueError, match=r"need the number of levels.*num_levels=None"):
             DesignMatrixLayer().gram(CODES)
 
     @pytest.mark.parametrize("num_levels", [0, -1, 2.5, True])
     def test_invalid_number_of_levels(self, num_levels):
+        """A number of levels that is no positive int raises an error."""
         with pytest.raises(ValueError, match=r"`num_levels`, expected an integer.*Received"):
             DesignMatrixLayer(num_levels)
 
@@ -128,11 +130,13 @@ class TestErrors:
         ],
     )
     def test_wrong_inputs(self, inputs):
+        """Inputs of another number or rank raise an error."""
         with pytest.raises(ValueError, match=r"must be called on \[effects, codes\].*Received: "):
             DesignMatrixLayer()(inputs)
 
     @pytest.mark.parametrize("inputs", [[EFFECTS, CODES], [EFFECTS[:, :1], CODES, BASIS]])
     def test_effects_that_do_not_fit_the_basis(self, inputs):
+        """Effects of another basis size raise an error, for arrays and for symbols."""
         with pytest.raises(ValueError, match=r"basis size, features.*Received: effects=\(5, "):
             DesignMatrixLayer()(inputs)
         symbolic = [keras.KerasTensor(x.shape, x.dtype.name) for x in inputs]
@@ -140,9 +144,11 @@ class TestErrors:
             DesignMatrixLayer()(symbolic)
 
     def test_effects_of_another_number_of_levels(self):
+        """Effects of another number of levels than the layer's raise an error."""
         with pytest.raises(ValueError, match=r"shape \(9, features\).*effects=\(5, 3\)"):
             DesignMatrixLayer(9)([EFFECTS[:, 0], CODES])
 
     def test_codes_must_be_integers(self):
+        """Codes that are floats raise an error."""
         with pytest.raises(ValueError, match=r"must be integers.*dtype='float32'"):
             DesignMatrixLayer()([EFFECTS[:, 0], tf.cast(CODES, tf.float32)])

@@ -35,18 +35,18 @@ class TestLevels:
         ids=["strings", "integers", "Categorical", "Booleans"],
     )
     def test_levels_are_the_sorted_keys(self, keys, levels):
-        """Strings by character, integers by value; null and unused categories are no levels."""
+        """Levels are sorted by character or value; null keys and unused categories are none."""
         assert adapted(keys).vocabulary.keys.tolist() == levels
 
     def test_size_is_returned(self):
-        """The number of levels."""
+        """`finalize_state` returns the number of levels."""
         grouping = Grouping("store")
         grouping.update_state(conform(grouping, ["b", "a", "a"]))
         assert grouping.finalize_state() == 2
 
     @pytest.mark.parametrize("keys", [["b", "a", "b", "c", "a"], [7, -3, 7, 2**53 + 1, 2**53 + 1]])
     def test_chunks_give_the_same_levels(self, keys):
-        """A level's rows may lie in different chunks."""
+        """Chunks give the levels that all rows at once give."""
         at_once = adapted(keys).vocabulary.keys.tolist()
         assert adapted(keys[:2], keys[2:3], keys[3:]).vocabulary.keys.tolist() == at_once
 
@@ -64,25 +64,25 @@ class TestLevels:
             conform(grouping, ["", "a"])
 
     def test_no_keys_at_all_are_refused(self):
-        """At least one level."""
+        """A column without any key raises an error."""
         expected = "'store' holds no keys, expected at least one level. Received: levels=0"
         with pytest.raises(ValueError, match=expected):
             adapted([None, None])
 
     def test_singletons_only_are_refused(self):
-        """One level of two rows is enough, none is not."""
+        """One level of two rows is enough; without any an error is raised."""
         adapted(["a", "b", "b"])
         expected = "'store' have a single row.* choose a coarser grouping.*Received: levels=3"
         with pytest.raises(ValueError, match=expected):
             adapted(["a", "b", "c", None, None])
 
     def test_line_breaks_are_refused(self):
-        """A key must fit a line."""
+        """A key with a line break raises an error, for a file has one key a line."""
         with pytest.raises(ValueError, match=r"line breaks. Received: key='a\\nb'"):
             adapted(["a\nb", "a\nb"])
 
     def test_reset_forgets_everything(self):
-        """After a failure, other rows of another type can be taken in."""
+        """A reset lets other rows of another type be taken in."""
         grouping = Grouping("store")
         grouping.update_state(conform(grouping, ["a", "b"]))
         with pytest.raises(ValueError, match="single row"):
@@ -129,7 +129,7 @@ class TestLookup:
         ("levels", "keys"), [(["a", "b", "b"], ["b", "c", None]), ([1, 5, 5], [5, 2, None])]
     )
     def test_codes_of_normalised_keys(self, levels, keys):
-        """Known, unknown and null."""
+        """Known, unknown and null keys have their codes."""
         grouping = adapted(levels)
         codes = grouping.lookup(conform(grouping, keys))
         assert codes.dtype == tf.int32
@@ -164,7 +164,7 @@ class TestExtend:
         assert grouping.vocabulary.keys.tolist() == ["b", "c", "a"]
 
     def test_integer_levels_may_come_as_floats(self):
-        """From a column that another term reads as a number."""
+        """Integer levels may come as floats with NaN, as pandas makes them of gaps."""
         grouping = adapted([2001, 2001])
         assert grouping.extend(conform(grouping, np.array([2001.0, np.nan, 1999.0]))) == 2
         assert grouping.vocabulary.keys.tolist() == [2001, 1999]
@@ -183,7 +183,7 @@ class TestSaving:
         assert clone.vocabulary.keys.tolist() == grouping.vocabulary.keys.tolist()
 
     def test_unadapted_grouping_has_no_file(self, tmp_path):
-        """Nothing is written, nothing is read."""
+        """A grouping without levels writes nothing and reads nothing."""
         grouping, clone = Grouping("store"), Grouping("store")
         grouping.save(str(tmp_path))
         assert list(tmp_path.iterdir()) == []

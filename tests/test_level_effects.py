@@ -144,7 +144,7 @@ class TestStep:
         np.testing.assert_allclose(case.table, case.exact()[0], **CLOSE)
 
     def test_weighted_full_batch_is_exact(self):
-        """With row weights w: the BLUP at noise variance / w; rows of weight 0 are left out."""
+        """Row weights w give the BLUP at noise variance / w; rows of weight 0 are left out."""
         for name in SHAPES:
             case = make_case(name, weighted=True)
             case.step()
@@ -257,7 +257,7 @@ class TestReading:
         np.testing.assert_allclose(actual, expected, **CLOSE)
 
     def test_level_without_rows_has_the_prior(self):
-        """An empty level: effects 0, variance phi' Psi phi times the effect variance."""
+        """An empty level has effects 0 and the prior variance phi' Psi phi * effect variance."""
         for name in ("intercept", "one basis function", "learned slopes"):
             case = make_case(name)
             case.step()
@@ -285,7 +285,7 @@ class TestReading:
 
     @pytest.mark.parametrize("is_fitted", [False, True])
     def test_kl_shares_add_up_to_the_kl(self, case, is_fitted):
-        """Summed over the rows: KL(q || p) once per level and fold, in closed form.
+        """The rows' shares add up to KL(q || p), once per level and fold, in closed form.
 
         An unfitted table has the posterior's covariance and mean 0.
         """
@@ -307,7 +307,7 @@ class TestReading:
         np.testing.assert_allclose(np.sum(shares), expected, rtol=1e-4)
 
     def test_kl_is_zero_at_the_prior(self):
-        """KL(p || p) = 0: without any row the posterior is the prior."""
+        """The KL is 0 without any row, for the posterior is the prior."""
         case = make_case("learned slopes")
         folds, levels = case.effects.folds, case.effects.num_levels
         case.effects.set_design(tf.zeros_like(folds.gram), tf.ones_like(folds.count))
@@ -327,7 +327,7 @@ class TestPooling:
         np.testing.assert_allclose(case.effects.table.effects, exact, **CLOSE)
 
     def test_solve_undoes_precision_product(self, case):
-        """inv(precision) @ precision @ B = B, of both folds and of all rows."""
+        """The solution of `precision @ B` is B, in both folds and in the table of all rows."""
         for table in (case.effects.folds, case.effects.table):
             values = np.random.default_rng(5).normal(size=table.effects.shape).astype(np.float32)
             prior = case.effects.prior
@@ -349,7 +349,7 @@ class TestPooling:
         np.testing.assert_array_equal(folds.count, count)
 
     def test_grown_keeps_levels_and_adds_priors(self):
-        """More levels: the old ones keep their effects in both folds, new ones are empty."""
+        """A grown table keeps the old levels' effects in both folds; new levels have the prior."""
         case = make_case("learned slopes")
         case.solve()
         case.effects.pool(NOISE)
@@ -478,7 +478,7 @@ class TestVariances:
         assert np.isfinite(effects.folds.effects).all()
 
     def test_prior_draws_have_the_prior_covariance(self):
-        """`LevelPrior.sample`: covariance effect_variance * Psi, within 5 / sqrt(levels)."""
+        """Draws of `sample` have the covariance effect_variance * Psi, within 5 / sqrt(levels)."""
         prior = LevelPrior(3, FEATURES, learn_coefficient_covariance=True)
         prior.build()
         prior.assign(EFFECT, PSI)
@@ -540,7 +540,7 @@ class TestPrior:
 
 class TestEquivalence:
     def test_spatial_without_correlation_is_categorical(self):
-        """A process whose kernel matrix is the identity: every place has its own effect."""
+        """A process whose kernel matrix is the identity gives every place its own effect."""
         categorical = make_case("intercept")
         places = np.arange(6, dtype=np.float64)[:, None]
         np.testing.assert_allclose(kernel_matrix("rbf", places, places, 0.05), np.eye(6), atol=1e-9)

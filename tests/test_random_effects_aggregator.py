@@ -46,7 +46,7 @@ def test_layer_contract(tmp_path, options, num_levels, with_basis):
 
 class TestMean:
     def test_is_level_mean(self):
-        """Without a basis: inv(Z'Z) Z' R, 0 for the level without rows."""
+        """The table is inv(Z'Z) Z' R without a basis, and 0 for the level without rows."""
         table = RandomEffectsAggregator(LEVELS)([VALUES, CODES])
         np.testing.assert_allclose(table, segment_mean(VALUES, CODES, LEVELS), atol=1e-6)
         np.testing.assert_array_equal(table[-1], 0.0)
@@ -119,7 +119,7 @@ class TestPosterior:
         np.testing.assert_allclose(actual.mean, mean, rtol=1e-9, atol=1e-12)
 
     def test_level_without_rows_has_the_prior(self, basis, is_shared):
-        """No rows: mean 0, variance the effect variance."""
+        """A level without rows has the mean 0 and the effect variance."""
         actual = self.layer(is_shared).posterior(VALUES, CODES, basis)
         np.testing.assert_array_equal(actual.mean[-1], 0.0)
         effect = np.broadcast_to(2.0 if is_shared else EFFECT, actual.variance[-1].shape)
@@ -188,29 +188,35 @@ def test_compact_codes_inside_a_saved_functional_model(tmp_path):
 
 class TestErrors:
     def test_unknown_method(self):
+        """An unknown method raises an error that lists the known ones."""
         with pytest.raises(ValueError, match=r"\['mean', 'posterior'\].*method='median'"):
             RandomEffectsAggregator(method="median")
 
     @pytest.mark.parametrize("name", ["noise_variance", "effect_variance"])
     @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), "1", None, [1.0, -1.0], []])
     def test_invalid_variances(self, name, value):
+        """A variance that is not above 0 raises an error."""
         with pytest.raises(ValueError, match=f"`{name}`.*above 0.*Received: {name}="):
             RandomEffectsAggregator(**{name: value})
 
     @pytest.mark.parametrize("num_levels", [0, 1.5])
     def test_invalid_number_of_levels(self, num_levels):
+        """A number of levels that is no positive int raises an error."""
         with pytest.raises(ValueError, match=r"`num_levels`, expected an integer.*Received"):
             RandomEffectsAggregator(num_levels)
 
     def test_variances_of_another_number_of_features(self):
+        """Variances of another number of features raise an error."""
         layer = RandomEffectsAggregator(LEVELS, "posterior", noise_variance=[1.0, 2.0])
         with pytest.raises(ValueError, match=r"each of the 3 features.*\[1.0, 2.0\]"):
             layer([VALUES, CODES])
 
     def test_values_that_do_not_fit_the_basis(self):
+        """Values of another basis size raise an error."""
         with pytest.raises(ValueError, match=r"basis size, features.*basis=\(40, 1\)"):
             RandomEffectsAggregator(LEVELS)([WIDE_VALUES, CODES, BASIS[:, :1]])
 
     def test_posterior_takes_plain_values(self):
+        """The posterior of values by basis function raises an error."""
         with pytest.raises(ValueError, match=r"values has 2 axes"):
             RandomEffectsAggregator(LEVELS, "posterior")([WIDE_VALUES, CODES])

@@ -23,7 +23,7 @@ def adapted(keys=STORES, **options) -> RandomIntercept:
 
 class TestArguments:
     def test_name_defaults_to_the_column(self):
-        """The label names the term in tables."""
+        """The label is the column unless a name is given."""
         assert RandomIntercept("store").label == "store"
         assert RandomIntercept("store", name="shop").label == "shop"
 
@@ -36,19 +36,19 @@ class TestArguments:
 
     @pytest.mark.parametrize("column", ["x", "_effects"])
     def test_reserved_columns_are_refused(self, column):
-        """The features' own name cannot be a factor's."""
+        """The features' own name cannot be that of a factor."""
         with pytest.raises(ValueError, match="are kept for the features: rename") as error:
             RandomIntercept(column)
         assert f"Received: columns=('{column}',)" in str(error.value)
 
     def test_names_must_be_strings(self):
-        """Tables and signatures are named by them."""
+        """A name that is no string raises an error."""
         with pytest.raises(ValueError, match="`name`, expected a string. Received: name=3"):
             RandomIntercept("store", name=3)
 
     @pytest.mark.parametrize("column", ["my store/id", "Straße", "店", "_store", "2nd", "a b"])
     def test_any_column_name_makes_a_layer(self, column):
-        """Layers are stricter about names than data frames."""
+        """Column names that a layer cannot have make a term all the same."""
         term = adapted_term(RandomIntercept(column), {column: [1, 1, 2]})
         assert with_effects(term, 2).num_levels == 2
         assert term.label == column
@@ -75,14 +75,14 @@ class TestLevels:
         ids=["strings", "Categorical", "integers", "Booleans"],
     )
     def test_levels_are_the_sorted_keys(self, keys, levels):
-        """Null is no level."""
+        """Levels are the sorted keys, and null is no level."""
         term = adapted(keys)
         assert term.level_names() == levels
         assert (term.num_levels, term.basis_size) == (len(levels), 1)
         assert term.is_adapted
 
     def test_chunks_give_the_same_levels(self):
-        """A dataset's batches count like one table."""
+        """Batches of a dataset give the levels that all rows at once give."""
         term = RandomIntercept("store")
         for part in np.array_split(np.array(STORES, object), 4):
             term.update_state(normalised(term, {"store": part}))
@@ -90,7 +90,7 @@ class TestLevels:
         assert term.level_names() == adapted().level_names()
 
     def test_reset_starts_again(self):
-        """After a failed `adapt` nothing of the old rows is left."""
+        """A reset forgets the rows of a failed `adapt`."""
         term = RandomIntercept("store")
         term.update_state(normalised(term, {"store": ["a", "b"]}))
         with pytest.raises(ValueError, match="single row"):
@@ -101,7 +101,7 @@ class TestLevels:
         assert term.level_names() == [1]
 
     def test_unadapted_term_says_so(self):
-        """Neither levels nor codes before `adapt`."""
+        """A term that was not adapted has neither levels nor codes, and says so."""
         term = RandomIntercept("store")
         with pytest.raises(ValueError, match=r"'store' does not know its levels.*num_levels=0"):
             term.require_adapted()
@@ -119,7 +119,7 @@ class TestRows:
         assert term.basis(encoded) is None
 
     def test_row_of_z_is_the_indicator_of_the_level(self):
-        """Z @ B gathers rows of B, and rows without a level get nothing."""
+        """Products Z @ B gather rows of B, and rows without a level get nothing."""
         term = adapted()
         effects = np.arange(6, dtype=np.float32).reshape(3, 1, 2)
         encoded = term.encode(normalised(term, {"store": ["c", "z", None, "a"]}))
@@ -128,7 +128,7 @@ class TestRows:
 
     @pytest.mark.parametrize("other_first", [True, False])
     def test_a_column_may_be_read_as_numbers_elsewhere(self, other_first):
-        """Effects of the year and slopes in the year read one column of prepared rows."""
+        """Effects of the year and slopes in the year read one column, as keys or as floats."""
         years = np.array([2001, 2000, 2001, None], object)
         data = {"year": years, "g": [1, 1, 2, 2]}
         term, other = RandomIntercept("year"), RandomSlopes("g", time="year")
@@ -146,7 +146,7 @@ class TestRows:
 class TestSaving:
     @pytest.mark.parametrize("keys", [STORES, [7, -2, 7, None]], ids=["strings", "integers"])
     def test_adapted_state_and_keys_round_trip(self, keys, tmp_path):
-        """Plain numbers in the configuration, keys in a file."""
+        """Saved state and keys give a term with the same levels and codes."""
         term = adapted(keys)
         term.save_assets(str(tmp_path))
         clone = RandomIntercept.from_config(term.get_config())

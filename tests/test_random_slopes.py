@@ -51,7 +51,7 @@ def user_basis_matrix(term: RandomSlopes, data: dict) -> np.ndarray:
 
 class TestArguments:
     def test_terms_have_names(self):
-        """The intercept, powers of the time, covariates."""
+        """Coefficients are named by the intercept, the powers of the time and the covariates."""
         term = RandomSlopes("patient", time="t", degree=3, covariates=["dose"])
         assert term.coefficient_names() == ["intercept", "t", "t^2", "t^3", "dose"]
         assert term.columns == ("patient", "t", "dose")
@@ -66,7 +66,7 @@ class TestArguments:
 
     @pytest.mark.parametrize("degree", [-1, 1.0, True, "2", None])
     def test_degree_must_be_a_count(self, degree):
-        """A non-negative int."""
+        """A degree that is no non-negative int raises an error."""
         with pytest.raises(ValueError, match="`degree`, expected an integer of at leas") as error:
             RandomSlopes("patient", time="t", degree=degree)
         assert f"Received: degree={degree!r}" in str(error.value)
@@ -92,7 +92,7 @@ class TestArguments:
         ],
     )
     def test_unusable_column_names_are_refused(self, options, text):
-        """Columns are non-empty strings, distinct, and not the features."""
+        """Names that are empty, repeated or that of the features raise an error."""
         with pytest.raises(ValueError, match=f"{text}.*Received: columns="):
             RandomSlopes(**options)
 
@@ -107,7 +107,7 @@ class TestArguments:
         assert clone.coefficient_names() == term.coefficient_names()
 
     def test_numpy_arguments_are_saved(self):
-        """A degree that came out of a computation is a degree."""
+        """A degree of NumPy's type is saved as a degree."""
         term = RandomSlopes("patient", time="t", degree=np.int64(2))
         config = keras.saving.serialize_keras_object(term)
         assert (
@@ -119,7 +119,7 @@ class TestArguments:
 class TestBasis:
     @pytest.mark.parametrize("degree", [1, 2, 3, 5])
     def test_powers_of_the_scaled_time(self, degree):
-        """np.vander of the standardised time."""
+        """The basis is np.vander of the standardised time."""
         data = table(2000.0)
         basis = basis_of(adapted(data, time="t", degree=degree), data)
         scaled = (data["t"] - data["t"].mean()) / data["t"].std()
@@ -128,7 +128,7 @@ class TestBasis:
         np.testing.assert_allclose(basis, expected, rtol=1e-5, atol=1e-6)
 
     def test_covariates_stand_behind_the_powers(self):
-        """Each standardised, in the order given."""
+        """Covariates stand behind the powers, each standardised, in the order given."""
         data = table()
         basis = basis_of(adapted(data, **OPTIONS["both"]), data)
         for column, name in ((4, "dose"), (5, "age")):
@@ -138,7 +138,7 @@ class TestBasis:
 
     @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
     def test_coefficients_in_the_units_of_the_columns(self, options):
-        """basis_internal @ c == basis_user @ (user_basis @ c), for any coefficients c."""
+        """The effect is the same in both units: internal @ c == user's @ (user_basis @ c)."""
         data = table(2.0)
         term = adapted(data, **options)
         coefficients = np.random.default_rng(1).normal(size=(term.basis_size, 3))
@@ -161,7 +161,7 @@ class TestBasis:
         np.testing.assert_allclose(basis_of(term, data), internal, rtol=1e-4, atol=1e-5)
 
     def test_user_basis_of_years(self):
-        """Slopes per year, though the origin is two thousand years away."""
+        """Slopes are per year, though the origin is two thousand years away."""
         data = table(2000.0)
         term = adapted(data, time="t", degree=2)
         values = user_basis_matrix(term, data) @ term.user_basis()
@@ -177,7 +177,7 @@ class TestBasis:
 
 class TestDegreeZero:
     def test_is_the_random_intercept(self):
-        """The same rows of Z, without a look at the time."""
+        """A term of degree 0 has the random intercept's rows of Z, and does not read the time."""
         data = table()
         slopes, intercept = adapted(data, time="t", degree=0), RandomIntercept("patient")
         adapted_term(intercept, data)
@@ -191,11 +191,11 @@ class TestDegreeZero:
         np.testing.assert_array_equal(slopes.user_basis(), [[1.0]])
 
     def test_constant_time_is_no_obstacle(self):
-        """Nothing is scaled by it."""
+        """A constant time does not matter at degree 0: nothing is scaled by it."""
         adapted({"patient": ["a", "a"], "t": [1.0, 1.0]}, time="t", degree=0)
 
     def test_covariates_keep_their_slopes(self):
-        """Only the powers of the time are gone."""
+        """Covariates keep their slopes at degree 0."""
         term = adapted(table(), time="t", degree=0, covariates=["dose"])
         assert term.coefficient_names() == ["intercept", "dose"]
         assert basis_of(term, table()).shape == (N, 2)
@@ -203,14 +203,14 @@ class TestDegreeZero:
 
 class TestRows:
     def test_unknown_and_null_keys(self):
-        """As for intercepts."""
+        """Unknown and null keys have the codes that they have for intercepts."""
         term = adapted(table(), time="t")
         rows = normalised(term, {"patient": ["p1", "z", None], "t": [0.0, 0.0, 0.0]})
         assert term.encode(rows)["codes"].numpy().tolist() == [1, UNKNOWN_CODE, NULL_CODE]
 
     @pytest.mark.parametrize("missing", ["t", "dose"])
     def test_a_missing_input_leaves_no_level(self, missing):
-        """Null code, zero inputs, and a zero row of Z in products and sums."""
+        """A row that lacks an input has the null code, zero inputs and a zero row of Z."""
         term = adapted(table(), **OPTIONS["both"])
         rows = {"patient": ["p1", "p1"], "t": [1.0, 1.0], "dose": [0.1, 0.1], "age": [50, 50]}
         rows[missing] = [0.5, np.nan]
@@ -231,7 +231,7 @@ class TestRows:
         np.testing.assert_array_equal(one, both)
 
     def test_rows_without_time_still_count_as_keys(self):
-        """Centre and spread come from the complete rows, levels from all."""
+        """Centre and spread come from the complete rows, and levels from all rows."""
         data = {"patient": ["a", "a", "b", "b"], "t": [1.0, 3.0, np.nan, np.nan]}
         term = adapted(data, time="t")
         assert term.level_names() == ["a", "b"]
@@ -239,7 +239,7 @@ class TestRows:
 
     @pytest.mark.parametrize("keys_first", [True, False])
     def test_the_time_may_be_a_factor_elsewhere(self, keys_first):
-        """Effects of the year and slopes in the year read one column of prepared rows."""
+        """Effects of the year and slopes in the year read one column of normalised rows."""
         data = {"patient": ["a", "b"] * 3, "year": np.array([1, 2, None, 4, 5, 6], object)}
         term, years = RandomSlopes("patient", time="year"), RandomIntercept("year")
         alone = normalised(term, data)
@@ -254,7 +254,7 @@ class TestRows:
 
 class TestErrors:
     def test_constant_time_is_refused(self):
-        """No slope can be learned on it."""
+        """A time that does not vary raises an error that names it."""
         with pytest.raises(ValueError, match=r"\['t'\] do not vary, .*Received: value=2.0"):
             adapted({"patient": ["a", "a"], "t": [2.0, 2.0]}, time="t")
 
@@ -265,12 +265,12 @@ class TestErrors:
             adapted({"patient": ["a", "a"], "t": dates}, time="t")
 
     def test_unadapted_term_says_so(self):
-        """No codes before `adapt`."""
+        """A term that was not adapted has no codes, and says so."""
         with pytest.raises(ValueError, match=r"not known yet: call `model.adapt\(data\)` first"):
             RandomSlopes("patient", time="t").encode({"patient": tf.constant(["a"])})
 
     def test_reset_starts_again(self):
-        """Neither levels nor scales of the old rows are left."""
+        """A reset forgets levels and scales of the old rows."""
         term = RandomSlopes("patient", time="t")
         term.update_state(normalised(term, {"patient": ["z", "z"], "t": [100.0, 100.0]}))
         with pytest.raises(ValueError, match="do not vary"):

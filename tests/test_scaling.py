@@ -24,7 +24,7 @@ def columns() -> dict:
 
 class TestAsNumbers:
     def test_numbers_become_float64(self):
-        """Whatever their type."""
+        """Numbers of any type become float64."""
         for values in ([1, 2], np.array([1, 2], np.float32), tf.constant([1, 2], tf.int8)):
             numbers = as_numbers(values)
             assert numbers.dtype == tf.float64
@@ -38,7 +38,7 @@ class TestAsNumbers:
 
 class TestFit:
     def test_columns_get_mean_zero_and_variance_one(self, columns):
-        """Each by its own mean and standard deviation."""
+        """Each column is scaled by its own mean and standard deviation."""
         scaling = scaled_by(columns)
         values = scaling.scale(columns).numpy()
         assert values.dtype == np.float32
@@ -48,7 +48,7 @@ class TestFit:
         np.testing.assert_allclose(values.std(axis=0), 1.0, rtol=1e-6)
 
     def test_common_spread_keeps_the_shape_of_a_map(self, columns):
-        """One spread for all: the root mean variance, so that distances keep their ratios."""
+        """One spread, the root mean variance, keeps the ratios of distances."""
         scaling = scaled_by(columns, is_common=True)
         mean_variance = np.mean([values.var() for values in columns.values()])
         np.testing.assert_allclose(scaling.spread, np.sqrt(mean_variance), rtol=1e-12)
@@ -76,7 +76,7 @@ class TestFit:
 
     @pytest.mark.parametrize("offset", [2000.0, 5e6, 1.7e18])
     def test_digits_far_from_zero_are_kept(self, offset):
-        """Years, metres of a map grid, nanoseconds since 1970: the step is what matters."""
+        """Steps keep their digits in years, metres of a map grid and nanoseconds since 1970."""
         step = max(1.0 / 365.25, np.spacing(offset) * 1000)
         t = offset + step * np.arange(50)
         scaling = scaled_by({"t": t})
@@ -104,7 +104,7 @@ class TestFit:
             scaled_by({"dose": np.array([0.1 + 0.2, 0.3, 0.3])})
 
     def test_no_complete_row_is_refused(self):
-        """Every row lacks a value."""
+        """Rows that all lack a value raise an error."""
         columns = {"t": np.array([1.0, np.nan]), "dose": np.array([np.nan, 1.0])}
         expected = r"\['t', 'dose'\] hold no complete row. Received: rows=0"
         with pytest.raises(ValueError, match=expected):
@@ -122,7 +122,7 @@ class TestFit:
 
 class TestScale:
     def test_missing_values_stay_nan(self):
-        """NaN and null keys."""
+        """NaN and null keys stay missing."""
         scaling = scaled_by({"t": np.array([1.0, 3.0])})
         values = scaling.scale({"t": tf.constant([2, NULL_INTEGER], tf.int64)})
         np.testing.assert_array_equal(values, [[0.0], [np.nan]])

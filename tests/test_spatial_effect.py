@@ -81,7 +81,7 @@ class TestExactBasis:
     @pytest.mark.parametrize("kernel", KERNELS)
     @pytest.mark.parametrize("length_scale", [0.7, 2.0])
     def test_features_give_the_kernel_matrix(self, kernel, length_scale):
-        """phi phi' = K when every location is an inducing point, repeated rows or not."""
+        """The product phi phi' is K when every location is an inducing point."""
         points = places(30)
         term = adapted(np.repeat(points, 3, axis=0), kernel=kernel, length_scale=length_scale)
         phi = basis_of(term, points)
@@ -93,7 +93,7 @@ class TestExactBasis:
         np.testing.assert_allclose(phi @ phi.T, expected, atol=tolerance)
 
     def test_features_are_a_projection_elsewhere(self):
-        """phi(s) phi(S)' = k(s, S): new places have the right covariance with the known ones."""
+        """The product phi(s) phi(S)' is k(s, S) between new places and known ones."""
         points, elsewhere = places(30), places(20, seed=1)
         term = adapted(points, length_scale=1.5)
         cross = basis_of(term, elsewhere) @ basis_of(term, points).T
@@ -101,7 +101,7 @@ class TestExactBasis:
 
     @pytest.mark.parametrize("length_scale", [0.5, 1.0, 1.5])
     def test_posterior_is_that_of_the_gaussian_process(self, length_scale):
-        """Ridge regression on phi = GP regression, mean and variance, seen and unseen places.
+        """Ridge regression on phi is GP regression, mean and variance, at seen and unseen places.
 
         The ridge's variance at a new place lacks the process's own, given the inducing points:
         `missing_share`, times the effect variance.
@@ -181,7 +181,7 @@ class TestExactBasis:
         np.testing.assert_array_equal(variance, [[2.0, 3.0]] * 3)
 
     def test_the_noise_holds_the_average_of_what_is_left_out(self):
-        """Few inducing points leave a share out everywhere: only what exceeds it is added."""
+        """The noise holds the average of what inducing points leave out; the excess is added."""
         places_of_rows = places(300)
         options = {"length_scale": 0.3, "kernel": "matern12", "num_inducing": 20}
         model = in_mixed_model(places_of_rows, [2.0, 2.0], **options)
@@ -204,7 +204,7 @@ class TestExactBasis:
         np.testing.assert_allclose(far, np.full((1, 2), 2.0 * captured.mean()), rtol=1e-4)
 
     def test_one_coordinate_is_a_line(self):
-        """A process in time."""
+        """A process in time has the kernel matrix of its times."""
         points = np.linspace(0.0, 5.0, 12)[:, None]
         term = adapted(points, columns=("t",), kernel="matern32", length_scale=1.0)
         phi = basis_of(term, points)
@@ -214,7 +214,7 @@ class TestExactBasis:
 
 class TestInducingPoints:
     def test_few_points_carry_a_smooth_process(self):
-        """400 locations on 64 points: the kernel matrix within 0.02 at a length scale of 3."""
+        """Few points, 64 for 400 locations, give the kernel matrix within 0.02 at a long scale."""
         points = places(400)
         term = adapted(points, num_inducing=64, length_scale=3.0)
         phi = basis_of(term, points)
@@ -223,18 +223,18 @@ class TestInducingPoints:
         assert error.max() < 0.02
 
     def test_projection_never_adds_variance(self):
-        """|phi|**2 <= 1: what is left out is left out."""
+        """The squared norm of phi is at most 1: inducing points never add variance."""
         points = places(300)
         term = adapted(points, num_inducing=32, kernel="matern12", length_scale=1.0)
         assert (basis_of(term, points) ** 2).sum(axis=1).max() <= 1.0 + 1e-4
 
     def test_the_seed_fixes_the_points(self):
-        """The same seed, the same points; another, others."""
+        """Equal seeds choose the same points; another seed chooses others."""
         names = [adapted(places(100), num_inducing=9, seed=s).level_names() for s in (0, 0, 1)]
         assert names[0] == names[1] != names[2]
 
     def test_chunks_give_the_same_points(self):
-        """A dataset's batches count like one table."""
+        """Batches of a dataset give the inducing points that all rows at once give."""
         points = places(40)
         term = SpatialEffect(COLUMNS, length_scale=1.0)
         for part in np.array_split(np.vstack([points, points]), 5):
@@ -246,7 +246,7 @@ class TestInducingPoints:
         )
 
     def test_level_names_are_coordinates(self):
-        """In the columns' own units and order."""
+        """Level names are the places, in the columns' own units and order."""
         points = places(15)
         names = adapted(points, length_scale=1.0).level_names()
         np.testing.assert_allclose(sorted(names), sorted(map(tuple, points)), rtol=1e-5)
@@ -264,7 +264,7 @@ class TestLengthScale:
 
     @pytest.mark.parametrize("length_scale", [0.8, 2.0])
     def test_learned_from_data(self, length_scale):
-        """Within 15 % of the truth."""
+        """The learned length scale is within 15 % of the one that the rows were simulated with."""
         points, values = self.simulated(length_scale)
         term = adapted(points)
         assert term.has_learned_basis
@@ -273,7 +273,7 @@ class TestLengthScale:
         assert term.fitted_length_scale == pytest.approx(length_scale, rel=0.15)
 
     def test_the_basis_follows(self):
-        """After learning, phi phi' is the kernel matrix at the new length scale."""
+        """The basis follows a new length scale: phi phi' is its kernel matrix."""
         points = places(20)
         term = adapted(points)
         term.set_scaled_length_scale(1.2 / term.scaling.spread[0])
@@ -283,7 +283,7 @@ class TestLengthScale:
         )
 
     def test_fixed_one_is_not_learned(self):
-        """A number stays that number."""
+        """A length scale that is given stays, and is not learned."""
         term = adapted(places(20), length_scale=1.7)
         assert not term.has_learned_basis
         assert term.fitted_length_scale == pytest.approx(1.7, rel=1e-6)
@@ -293,7 +293,7 @@ class TestHaversine:
     COLUMNS = ("lon", "lat")
 
     def test_kernel_of_the_chord(self):
-        """The length scale is in kilometres, the distance the chord through the globe."""
+        """The length scale is in kilometres, and the distance is the chord through the globe."""
         rng = np.random.default_rng(6)
         points = np.column_stack([rng.uniform(5, 15, 25), rng.uniform(47, 55, 25)])
         term = adapted(points, columns=self.COLUMNS, metric="haversine", length_scale=200.0)
@@ -308,13 +308,13 @@ class TestHaversine:
         assert term.fitted_length_scale == pytest.approx(200.0, rel=1e-6)
 
     def test_level_names_are_degrees(self):
-        """Longitude and latitude, not positions in space."""
+        """Level names are longitude and latitude, not positions in space."""
         points = np.array([[13.4, 52.5], [11.6, 48.1], [-70.0, -33.0]])
         term = adapted(points, columns=self.COLUMNS, metric="haversine", length_scale=200.0)
         np.testing.assert_allclose(sorted(term.level_names()), sorted(points.tolist()), atol=1e-3)
 
     def test_the_date_line_is_no_border(self):
-        """180 degrees west and east are one place: the same basis."""
+        """Longitudes of 180 degrees west and east have the same basis."""
         rng = np.random.default_rng(7)
         points = np.column_stack([rng.uniform(-180, 180, 20), rng.uniform(-60, 60, 20)])
         term = adapted(points, columns=self.COLUMNS, metric="haversine", length_scale=2000.0)
@@ -322,7 +322,7 @@ class TestHaversine:
         np.testing.assert_allclose(phi[0], phi[1], atol=1e-5)
 
     def test_degrees_out_of_range_are_refused(self):
-        """In `adapt` and at prediction."""
+        """Degrees out of range raise an error that names column, row and value."""
         term = SpatialEffect(self.COLUMNS, metric="haversine")
         with pytest.raises(ValueError, match=r"'lon', the longitude, .*row=0, value=181.0"):
             normalised(term, {"lon": [181.0], "lat": [0.0]})
@@ -330,7 +330,7 @@ class TestHaversine:
 
 class TestRows:
     def test_missing_coordinates_leave_no_level(self):
-        """Null code, finite basis, a zero row of Z, and no variance."""
+        """A row without a coordinate has the null code, a finite basis, no effect, no variance."""
         model = in_mixed_model(places(20), [2.0, 3.0], length_scale=1.0)
         data = {"east": [1.0, np.nan, 2.0], "north": pd.array([2.0, 1.0, None], "Float64")}
         rows = rows_at(model, data)
@@ -349,7 +349,7 @@ class TestRows:
             assert variance.numpy()[0].min() > 0.0
 
     def test_missing_coordinates_are_no_place(self):
-        """Neither in the scale nor among the inducing points."""
+        """Rows that lack a coordinate change neither the scale nor the inducing points."""
         points = places(10)
         gaps = np.vstack([points, [[np.nan, 1e6], [1e6, np.nan]]])
         first, second = adapted(points, length_scale=1.0), adapted(gaps, length_scale=1.0)
@@ -357,7 +357,7 @@ class TestRows:
         assert second.level_names() == first.level_names()
 
     def test_coordinates_of_a_map_grid_in_float32(self):
-        """Metres of magnitude 5e6: the kernel of the coordinates as given, to 1e-4."""
+        """Metres of magnitude 5e6 give the kernel of the coordinates as given, to 1e-4."""
         rng = np.random.default_rng(8)
         points = (np.array([6e5, 5.3e6]) + rng.uniform(0.0, 2e3, (25, 2))).astype(np.float32)
         term = adapted(points, length_scale=400.0)
@@ -380,7 +380,7 @@ class TestRows:
 class TestErrors:
     @pytest.mark.parametrize("columns", ["lon", (), [], None, 3])
     def test_columns_must_be_listed(self, columns):
-        """A tuple or list of names."""
+        """Columns that are no tuple or list of names raise an error."""
         with pytest.raises(ValueError, match="`columns`, expected the names of the coo") as error:
             SpatialEffect(columns)
         assert f"Received: columns={columns!r}" in str(error.value)
@@ -395,7 +395,7 @@ class TestErrors:
         ],
     )
     def test_unusable_column_names_are_refused(self, columns, text):
-        """Non-empty, distinct, and not the features."""
+        """Names that are empty, repeated or that of the features raise an error."""
         with pytest.raises(ValueError, match=text) as error:
             SpatialEffect(columns)
         assert f"Received: columns={columns}" in str(error.value)
@@ -439,17 +439,17 @@ class TestErrors:
         assert f"Received: places={number}" in str(error.value)
 
     def test_both_ends_of_the_date_line_are_one_place(self):
-        """Rounding does not make two of it."""
+        """Rounding does not make two places of the two ends of the date line."""
         with pytest.raises(ValueError, match="two distinct places at least"):
             adapted(np.array([[-180.0, 10.0], [180.0, 10.0]]), metric="haversine")
 
     def test_unadapted_term_says_so(self):
-        """No inputs before `adapt`."""
+        """A term that was not adapted says so when it is asked for inputs."""
         with pytest.raises(ValueError, match=r"'east_north' does not know its levels yet: call"):
             SpatialEffect(COLUMNS).encode(columns_of(places(3)))
 
     def test_reset_starts_again(self):
-        """Old places are gone after a failure."""
+        """A reset forgets the places of a failed `adapt`."""
         term = SpatialEffect(COLUMNS)
         term.update_state(normalised(term, columns_of(np.full((3, 2), 1e6))))
         with pytest.raises(ValueError, match="two distinct places"):

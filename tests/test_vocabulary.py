@@ -30,7 +30,7 @@ def some_keys(vocabulary: Vocabulary) -> tuple[np.ndarray, list[int]]:
 
 class TestLookup:
     def test_code_is_the_position(self, vocabulary):
-        """Known keys, in any alphabet and of any size, an unknown and a null one; int32."""
+        """The code of a key is its position, in any alphabet; unknown and null keys have theirs."""
         keys, codes = some_keys(vocabulary)
         found = vocabulary.lookup(keys)
         assert found.dtype == tf.int32
@@ -77,7 +77,7 @@ class TestLookup:
 
 class TestFile:
     def test_save_and_load_keep_the_keys(self, vocabulary, tmp_path):
-        """Order, type and every character."""
+        """A file keeps order, type and every character of the keys."""
         vocabulary.save(tmp_path / "keys.txt")
         loaded = Vocabulary.load(tmp_path / "keys.txt", vocabulary.is_integer)
         assert loaded.is_integer == vocabulary.is_integer
@@ -135,7 +135,7 @@ class TestFile:
 class TestKeys:
     @pytest.mark.parametrize("key", ["a\nb", "a\rb", "\n"])
     def test_line_breaks_are_refused(self, key):
-        """The file could not keep them apart."""
+        """Keys with line breaks raise an error, for a file could not keep them apart."""
         with pytest.raises(ValueError, match="must not hold line breaks") as error:
             Vocabulary(["a", key])
         assert f"Received: key={key!r}" in str(error.value)
@@ -166,6 +166,6 @@ class TestExtended:
         assert codes.tolist() == list(range(len(expected)))
 
     def test_nothing_new_changes_nothing(self, vocabulary):
-        """Neither known keys nor none at all."""
+        """Known keys and no keys at all change nothing."""
         for keys in (vocabulary.keys, vocabulary.keys[:0]):
             assert vocabulary.extended(keys).keys.tolist() == vocabulary.keys.tolist()
