@@ -10,7 +10,7 @@ standard error of sqrt(0.09 / repetitions). Last, the same with networks and a t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,17 @@ import numpy as np
 import pandas as pd
 
 import keras_lmmvae as lmm
+
+__all__ = [
+    "Case",
+    "fitted",
+    "intercepts",
+    "main",
+    "measure",
+    "slopes",
+    "two_factors",
+    "with_latent",
+]
 
 RESULTS = Path(__file__).parent / "results"
 LEVEL = 0.9
@@ -32,7 +43,7 @@ class Case:
 
     data: dict[str, np.ndarray]
     terms: list[Any]
-    truth: dict[str, float | np.ndarray]
+    truth: Mapping[str, float | np.ndarray]
     has_networks: bool = False
 
 
@@ -117,8 +128,8 @@ def fitted(case: Case) -> lmm.LMMVAE:
     model.adapt(case.data)
     model.compile("adam")
     rows = len(case.data["x"])
-    options = {"epochs": 25, "batch_size": 50} if case.has_networks else {"batch_size": rows}
-    model.fit(case.data, verbose=0, **options)
+    epochs, batch_size = (25, 50) if case.has_networks else (1, rows)
+    model.fit(case.data, epochs=epochs, batch_size=batch_size, verbose=0)
     return model
 
 
@@ -152,6 +163,7 @@ def measure(name: str) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    """Measures the cases and writes variance_intervals.csv."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--case", nargs="*", default=list(CASES), choices=list(CASES))
     options = parser.parse_args()

@@ -10,19 +10,16 @@ Where rows are split into folds, a table has an axis for them in front,
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
-from tensorflow.python.ops import control_flow_util
 
 __all__ = [
     "NUM_FOLDS",
     "compact_codes",
     "count",
     "gram",
+    "level_rows",
     "product",
-    "rows_of",
     "segment_mean",
     "transpose_product",
 ]
@@ -59,25 +56,28 @@ def _spread(segments: tf.Tensor, basis: tf.Tensor, num_tables: int) -> tf.Tensor
     return tf.reshape(spread, (-1, num_tables * basis.shape[-1]))
 
 
-def rows_of(table: Any, codes: tf.Tensor, fold: tf.Tensor | None = None) -> tf.Tensor:
-    """What a table holds for the levels of rows; of level 0 for rows without one.
+def level_rows(table: tf.Tensor, codes: tf.Tensor, fold: tf.Tensor | None = None) -> tf.Tensor:
+    """What a table holds for the levels of rows, `(b, ...)`; negative codes read level 0.
 
     Args:
-        table: Float tensor or variable `(levels, ...)`, or `(folds, levels, ...)` with `fold`. Of a
+        table: Tensor or variable `(levels, ...)`, or `(folds, levels, ...)` with `fold`. Of a
             variable only the gathered rows are read.
         codes: Int tensor `(b,)`.
-        fold: Optional int tensor `(b,)`, the fold whose part each row reads.
-
-    Returns:
-        Float tensor `(b, ...)`.
+        fold: Optional int tensor `(b,)`, the fold whose table each row reads.
     """
     clipped = tf.maximum(codes, 0)
     if fold is None:
         return tf.gather(table, clipped)
-    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        # XLA cannot gather from a variable by two numbers. Of a tensor it reads what it needs.
-        table = tf.convert_to_tensor(table)
-    return tf.gather_nd(table, tf.stack([fold, clipped], axis=1))
+    if not isinstance(table, tf.Variable):
+        return tf.gather_nd(table, tf.stack([fold, clipped], axis=1))
+    # XLA has no `gather_nd` of variables: each row reads the level of both folds, and keeps one.
+    both = tf.raw_ops.ResourceGather(
+        resource=table.handle,
+        indices=tf.stack([clipped] * NUM_FOLDS),
+        dtype=table.dtype,
+        batch_dims=1,
+    )
+    return tf.gather_nd(both, tf.stack([fold, tf.range(tf.shape(codes)[0])], axis=1))
 
 
 def product(
@@ -103,7 +103,7 @@ def product(
     if basis is not None and isinstance(tables, int) and _is_small(tables, basis):
         spread = _spread(_segments(codes, levels, fold), basis, tables)
         return tf.matmul(spread, tf.reshape(effects, (tables * size, width)))
-    rows = rows_of(effects, codes, fold)  # (b, m, p)
+    rows = level_rows(effects, codes, fold)  # (b, m, p)
     rows = rows[:, 0] if basis is None else tf.reduce_sum(basis[:, :, None] * rows, axis=1)
     return tf.where(codes[:, None] >= 0, rows, tf.zeros_like(rows))
 

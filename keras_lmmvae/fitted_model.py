@@ -54,24 +54,19 @@ class FittedModel(Protocol):
     @property
     def feature_names(self) -> list[Any]:
         """Names of the features."""
-        ...
 
     @property
     def noise_variance(self) -> keras.Variable:
         """Noise variance `(p,)`, in squared standardised units."""
-        ...
 
     def feature_number(self, feature: int | str) -> int:
         """The column of a feature."""
-        ...
 
     def require_fitted(self) -> None:
         """Raises a ValueError unless the model was fitted."""
-        ...
 
     def find_term(self, name: str) -> RandomEffect:
         """The term of that name."""
-        ...
 
     def encode(self, data: Any) -> np.ndarray:
         """Posterior means of the latent, `(n, d)`."""
@@ -83,36 +78,27 @@ class FittedModel(Protocol):
 
     def encode_data(self, data: Any) -> Rows | tf.data.Dataset:
         """Encoded rows of raw columns."""
-        ...
 
     def pass_over(self, data: Any) -> Pass:
         """A pass over the encoded rows of raw columns."""
-        ...
 
     def infer(self, rows: Rows, parts: Parts | None = None) -> Inference:
         """What the model says of encoded rows."""
-        ...
 
     def effects_noise_variance(self) -> tf.Tensor:
         """Noise variance that the effects' posterior sees, `(p,)`."""
-        ...
 
     def predictive_variance(self, rows: Rows) -> tf.Tensor:
         """Variance of a new observation around its mean, `(b, p)`, standardised."""
-        ...
 
     def to_units(self, standard: tf.Tensor) -> tf.Tensor:
         """From standardised units to those of the features."""
-        ...
 
     def log_units(self, observed: tf.Tensor | None) -> tf.Tensor:
         """What a log density loses on the way to the features' units."""
-        ...
 
     def variance_components(self) -> Any:
         """Data frame of variances, component x feature."""
-        ...
 
     def term_effects(self, name: str, data: Any) -> tuple[np.ndarray, np.ndarray]:
         """Effect of one term on rows, with its standard deviation."""
-        ...

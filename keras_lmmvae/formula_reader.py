@@ -1,4 +1,4 @@
-"""The words of a formula, one after the other, and where in it they stand."""
+"""Tokens of a formula with their positions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Token:
-    """A word of the formula: its kind ("name", "number", "text", a mark, "end") and place."""
+    """A token of a formula.
+
+    Attributes:
+        kind: "name", "number", "text", "other", "end", or the mark itself, such as "+".
+        value: Its text, without quotes.
+        start: Position of its first character, counted from 0.
+    """
 
     kind: str
     value: str
@@ -44,10 +50,15 @@ def _tokens(formula: str) -> list[Token]:
 
 
 class FormulaReader:
-    """Reads a formula from left to right, one token ahead.
+    """Reads a formula from left to right with one token of lookahead.
 
     Args:
         formula: The formula.
+
+    Example:
+        >>> reader = FormulaReader("(1 | store)")
+        >>> reader.skip("("), reader.take().value, reader.token.kind
+        (True, '1', '|')
     """
 
     def __init__(self, formula: str) -> None:
@@ -60,22 +71,22 @@ class FormulaReader:
         return self.tokens[0]
 
     def fail(self, problem: str, start: int | None = None) -> NoReturn:
-        """Raises the ValueError of a problem at a place, by default that of the next token."""
+        """Raises a ValueError that shows the position, by default that of the next token."""
         start = self.token.start if start is None else start
         rest = self.formula[start:].strip()
         at = f"at character {start + 1}, {rest[:20]!r}" if rest else "at the end"
         raise ValueError(f"The formula {problem} ({at}). " + received(formula=self.formula))
 
     def take(self) -> Token:
-        """The next token, which is passed; the end stays."""
+        """Returns the next token and moves on. The token "end" is returned again and again."""
         return self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
 
     def expect(self, kind: str, problem: str) -> Token:
-        """The next token, which has to be of that kind."""
+        """Returns the next token, which must be of this kind, and moves on."""
         if self.token.kind != kind:
             self.fail(problem)
         return self.take()
 
     def skip(self, kind: str) -> bool:
-        """Whether the next token is of that kind; if so, it is taken."""
+        """Returns whether the next token is of this kind. If so, moves on."""
         return self.token.kind == kind and bool(self.take())

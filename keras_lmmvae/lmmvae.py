@@ -38,6 +38,7 @@ from keras_lmmvae.rows import (
     shuffled_batches,
     take_rows,
     with_bases,
+    with_folds,
 )
 from keras_lmmvae.validation import received
 from keras_lmmvae.version import __version__, check_saved_version
@@ -673,13 +674,13 @@ class LMMVAE(keras.Model):
                     "A dataset without end needs `steps_per_epoch`. "
                     + received(steps_per_epoch=steps)
                 )
-            return rows
+            return with_folds(rows, is_read_whole=steps is None)
         if num_rows(rows) < (batch_size or 32):
             raise ValueError(
                 "There are fewer rows than `batch_size`, so that not one batch is full. "
                 + received(rows=num_rows(rows), batch_size=batch_size or 32)
             )
-        return _with_weights(rows, sample_weight)
+        return with_folds(_with_weights(rows, sample_weight))
 
     def _encoded_validation(self, data: Any) -> Any:
         if data is None:
@@ -1005,7 +1006,7 @@ class LMMVAE(keras.Model):
             self.train_function = self.test_function = self.predict_function = None
         noise = self.effects_noise_variance()
         earlier = self.mixed_model.earlier_rows(noise) if keep_history else None
-        fit.update(self.pass_over(data), earlier)
+        fit.update(Pass(with_folds(self.encode_data(data))), earlier)
 
     # Files ----------------------------------------------------------------------------------------
 

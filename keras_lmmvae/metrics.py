@@ -1,4 +1,4 @@
-"""How good a reconstruction is, and how good it can be. NumPy and SciPy only: no TensorFlow."""
+"""Errors of reconstructions, and their lower limits on simulated data. No TensorFlow."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,17 +7,20 @@ from keras_lmmvae.simulation.blup import EffectBlock, blup, level_design
 from keras_lmmvae.simulation.gaussian_process import rbf_root
 from keras_lmmvae.simulation.longitudinal import term_correlation
 from keras_lmmvae.simulation.simulation import Simulation
+from keras_lmmvae.validation import check_not_negative, received
 
 __all__ = ["mse", "noise_floor", "oracle_mse"]
 
-MINIMUM_VARIANCE = 1e-10  # a true variance of 0 would make the prior precision infinite
+MINIMUM_VARIANCE = 1e-10  # The prior precision of a variance of 0 would be infinite.
 
 
 def mse(x: npt.ArrayLike, xhat: npt.ArrayLike) -> float:
     """Mean squared error of a reconstruction over the observed cells.
 
+    scikit-learn's `mean_squared_error` does not accept missing cells.
+
     Args:
-        x: Float array `(n, p)`; NaN marks a missing cell, which is left out.
+        x: Float array `(n, p)`. Missing cells are NaN and are left out.
         xhat: Float array `(n, p)`. NaN in an observed cell makes the result NaN.
 
     Returns:
@@ -33,24 +36,22 @@ def mse(x: npt.ArrayLike, xhat: npt.ArrayLike) -> float:
     truth, estimate = np.asarray(x), np.asarray(xhat)
     if truth.shape != estimate.shape:
         raise ValueError(
-            "`x` and `xhat` must have the same shape. "
-            f"Received: x.shape={truth.shape}, xhat.shape={estimate.shape}"
+            "`x` and `xhat` must have the same shape. " + received(x=truth, xhat=estimate)
         )
     observed = ~np.isnan(truth)
     if not observed.any():
         raise ValueError(
-            "`x` must have at least one observed cell, one that is not NaN. "
-            f"Received: x.shape={truth.shape}"
+            "`x` must have at least one observed cell, one that is not NaN. " + received(x=truth)
         )
     error = np.subtract(truth, estimate, dtype=np.float64)[observed]
     return float(np.mean(np.square(error)))
 
 
 def noise_floor(noise_variance: float, latent_dim: int, num_features: int) -> float:
-    """Least expected test error of any method on simulated data: noise_variance * (1 - d / p).
+    """Lowest expected test error on simulated data: noise_variance * (1 - d / p).
 
-    The `d` latent variables of a row are fitted to the row itself, so they absorb the noise along
-    `d` of its `p` directions.
+    The `d` latent variables of a row are fitted to that row. They absorb its noise in `d` of its
+    `p` directions.
 
     Args:
         noise_variance: Non-negative float, variance of one cell's noise.
@@ -67,14 +68,11 @@ def noise_floor(noise_variance: float, latent_dim: int, num_features: int) -> fl
         >>> noise_floor(1.0, latent_dim=1, num_features=100)
         0.99
     """
-    if not noise_variance >= 0:
-        raise ValueError(
-            f"`noise_variance` must be at least 0. Received: noise_variance={noise_variance!r}"
-        )
+    check_not_negative("noise_variance", noise_variance)
     if not 0 <= latent_dim <= num_features or num_features < 1:
         raise ValueError(
             "`latent_dim` must be at least 0 and at most `num_features`, a positive int. "
-            f"Received: latent_dim={latent_dim!r}, num_features={num_features!r}"
+            + received(latent_dim=latent_dim, num_features=num_features)
         )
     return noise_variance * (1.0 - latent_dim / num_features)
 
@@ -82,20 +80,18 @@ def noise_floor(noise_variance: float, latent_dim: int, num_features: int) -> fl
 def oracle_mse(simulation: Simulation, train_idx: npt.ArrayLike, test_idx: npt.ArrayLike) -> float:
     """Test error of an oracle that knows the signal and all variances: the limit of any method.
 
-    It only has to estimate the random effects, from the training rows of x - signal = Z @ B + e,
-    by their exact posterior mean (`blup`; crossed and nested factors jointly, a subject's terms
-    with their true covariance, a Gaussian process to 1e-12 in its kernel, also at locations
-    without training rows).
-
         oracle = mean{ (x - signal - Z @ B_hat)[test]**2 } - noise_variance * d / p
 
-    The last term is the noise that a row's own latent variables absorb (`noise_floor`). The
-    regret of a method is its test error less the oracle's.
+    The oracle estimates only the random effects. B_hat is their BLUP from the training rows of
+    x - signal = Z @ B + e. Crossed and nested factors are solved jointly, the coefficients of a
+    subject have their true covariance, and the kernel of a Gaussian process is exact to 1e-12, at
+    locations without training rows, too. The last term is the noise that the latent variables of
+    a row absorb (`noise_floor`). The regret of a method is its test error less the oracle's.
 
     Args:
         simulation: The simulated rows and their truth.
-        train_idx: Int array, the rows to estimate the effects from.
-        test_idx: Int array, the rows to measure on.
+        train_idx: Int array, the training rows.
+        test_idx: Int array, the test rows.
 
     Returns:
         error: Float, in squared units of the features.
@@ -145,8 +141,8 @@ def _spatial_block(
 ) -> EffectBlock:
     """Returns the Gaussian process as independent effects of the columns of a kernel root.
 
-    The root is rotated so that its columns are orthogonal over the training rows: then the
-    equations of a lone Gaussian process are diagonal, for every feature.
+    The root is rotated so that its columns are orthogonal over the training rows. The equations of
+    a Gaussian process alone are then diagonal, for every feature.
     """
     data = simulation.data
     _, first, location = np.unique(data["location"], return_index=True, return_inverse=True)

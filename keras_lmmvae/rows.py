@@ -33,6 +33,7 @@ __all__ = [
     "standardised",
     "take_rows",
     "with_bases",
+    "with_folds",
 ]
 
 EFFECTS = "_effects"
@@ -41,41 +42,13 @@ _CHUNK = 16_384
 
 Rows = dict[str, Any]
 """Encoded rows: "x" `(b, p)` float32, standardised, 0 where missing; "_effects": term -> codes
-and inputs; "_fold" `(b,)` int32; optionally "observed" `(b, p)` bool and "weight" `(b,)`."""
+and inputs; optionally "observed" `(b, p)` bool and "weight" `(b,)`; training rows have "_fold"
+`(b,)` int32, the half-sample that they are in."""
 
 
 def is_encoded(data: Any) -> bool:
     """Whether `data` are rows that `encode_rows` made."""
     return isinstance(data, dict) and EFFECTS in data
-
-
-def _folds(x: tf.Tensor) -> tf.Tensor:
-    """Fold 0 or 1 of every row, by a hash of its values: the same in any order and pipeline.
-
-    Rows with equal values are told apart by their order where they are given as arrays: else
-    the fold would say what the values of a feature with few of them are, and the folds would
-    not be samples of the same rows. In a graph, where batches come and go, they share a fold.
-    """
-    width = x.shape[-1]
-    multipliers = np.random.default_rng(0).integers(1, 2**31, size=width, dtype=np.int64) | 1
-    bits = tf.cast(tf.bitcast(x, tf.int32), tf.int64)
-    value = tf.reduce_sum(bits * multipliers, axis=1)
-    if tf.executing_eagerly():
-        twins = tf.constant(_occurrences(value.numpy()), tf.int64)
-        value += twins * tf.constant(0x5851F42D4C957F2D, tf.int64)
-    high = tf.bitwise.right_shift(value, tf.constant(32, tf.int64))
-    mixed = tf.bitwise.bitwise_xor(value, high) * tf.constant(0x2545F4914F6CDD1D, tf.int64)
-    return tf.cast(tf.bitwise.right_shift(mixed, tf.constant(40, tf.int64)) & 1, tf.int32)
-
-
-def _occurrences(values: np.ndarray) -> np.ndarray:
-    """How many equal values stand before every value, `(n,)`."""
-    order = np.argsort(values, kind="stable")
-    numbers = np.arange(len(values))
-    is_first = np.append(True, np.diff(values[order]) != 0)[: len(values)]
-    counts = np.empty_like(numbers)
-    counts[order] = numbers - np.maximum.accumulate(np.where(is_first, numbers, 0))
-    return counts
 
 
 def encode_rows(
@@ -101,7 +74,6 @@ def encode_rows(
     rows: Rows = {
         FEATURES: x,
         EFFECTS: {term.label: term.encode(dict(columns), tables) for term in terms},
-        FOLD: _folds(x),
     }
     if keep_mask:
         rows["observed"] = observed
@@ -113,9 +85,65 @@ def standardised(x: Any, mean: np.ndarray, scale: np.ndarray) -> tuple[tf.Tensor
 
     The subtraction is in float64, which keeps the digits of features far from zero.
     """
-    x = tf.cast(x, tf.float64)
+    x = tf.cast(tf.ensure_shape(x, (None, len(mean))), tf.float64)
     x = tf.cast((x - mean.astype(np.float64)) / scale.astype(np.float64), tf.float32)
-    return finite_or_zero(tf.ensure_shape(x, (None, len(mean))))
+    return finite_or_zero(x)
+
+
+def with_folds(rows: Any, is_read_whole: bool = True) -> Any:
+    """Training rows with their folds: two half-samples, by a hash of row number and levels.
+
+    Arrays and datasets give the same folds to the same rows in the same order. A dataset that
+    gives its rows in another order at every pass, or is not read from its start each time, has no
+    row numbers. There the hash takes the rows' values in their place, and rows that are equal in
+    all columns share a fold.
+
+    Args:
+        rows: Encoded rows, or a dataset of batches of them.
+        is_read_whole: Whether every pass reads a dataset from its start.
+    """
+    if not isinstance(rows, tf.data.Dataset):
+        return {**rows, FOLD: _folds(rows, tf.range(num_rows(rows), dtype=tf.int64))}
+    if not is_read_whole or not _keeps_its_order(rows):
+        return rows.map(lambda batch: {**batch, FOLD: _folds(batch, _hashed_values(batch))})
+
+    def numbered(first: tf.Tensor, batch: Rows) -> tuple[tf.Tensor, Rows]:
+        last = first + tf.shape(batch[FEATURES], tf.int64)[0]
+        return last, {**batch, FOLD: _folds(batch, tf.range(first, last))}
+
+    size = rows.cardinality()  # `scan` forgets it, and Keras' loop wants to know it
+    found = rows.scan(tf.constant(0, tf.int64), numbered)
+    return found.apply(tf.data.experimental.assert_cardinality(size)) if size >= 0 else found
+
+
+def _keeps_its_order(dataset: tf.data.Dataset) -> bool:
+    """Whether two passes over a dataset begin with the same batch."""
+    one, other = (next(iter(dataset), None) for _ in range(2))
+    pairs = zip(tf.nest.flatten(one), tf.nest.flatten(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def _folds(rows: Rows, numbers: tf.Tensor) -> tf.Tensor:
+    """Fold 0 or 1 of every row, `(b,)`, by a hash of a number `(b,)` int64 and its levels."""
+    value = numbers
+    for encoded in rows[EFFECTS].values():
+        value = _mixed(value + tf.cast(encoded["codes"], tf.int64))
+    return tf.cast(tf.bitwise.right_shift(_mixed(value), tf.constant(40, tf.int64)) & 1, tf.int32)
+
+
+def _mixed(value: tf.Tensor) -> tf.Tensor:
+    """Int64 numbers whose bits all depend on all bits of `value`."""
+    for shift, factor in ((32, 0x2545F4914F6CDD1D), (29, 0x5851F42D4C957F2D)):
+        high = tf.bitwise.right_shift(value, tf.constant(shift, tf.int64))
+        value = tf.bitwise.bitwise_xor(value, high) * tf.constant(factor, tf.int64)
+    return value
+
+
+def _hashed_values(rows: Rows) -> tf.Tensor:
+    """A number of every row that depends on the bits of its features, `(b,)` int64."""
+    x = rows[FEATURES]
+    factors = np.random.default_rng(0).integers(1, 2**31, size=x.shape[-1], dtype=np.int64) | 1
+    return tf.reduce_sum(tf.cast(tf.bitcast(x, tf.int32), tf.int64) * factors, axis=1)
 
 
 def num_rows(rows: Rows) -> int:

@@ -1,4 +1,4 @@
-"""Checks of what users hand in, with errors that say what is wrong and what was received."""
+"""Checks of user input. Every error says what is wrong, what was expected and what came."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from keras_lmmvae.errors import received
+
 __all__ = [
     "NULL_INTEGER",
     "as_features",
@@ -18,43 +20,40 @@ __all__ = [
     "as_keys",
     "as_series",
     "check_columns",
+    "check_not_negative",
     "check_positive",
     "check_probability",
     "received",
 ]
 
 NULL_INTEGER = int(np.iinfo(np.int64).min)
-"""The integer key that stands for a missing key; the empty string does for string keys."""
+"""The missing key among integer keys. Among string keys it is the empty string."""
 
 _LARGEST = np.finfo(np.float32).max
 
 
-def received(**values: Any) -> str:
-    """Formats the closing sentence of an error: `Received: name=value`."""
-    return "Received: " + ", ".join(f"{name}={_short(value)}" for name, value in values.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"array of shape {value.shape} and dtype {value.dtype}"
-    if isinstance(value, pd.Series):
-        return f"Series of length {len(value)} and dtype {value.dtype}"
-    if isinstance(value, pd.DataFrame):
-        return f"DataFrame of shape {value.shape}"
-    text = repr(value.item() if isinstance(value, (np.number, np.bool_, np.str_)) else value)
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
 def check_positive(name: str, value: Any, *, integer: bool = False, minimum: float = 0) -> None:
     """Raises unless `value` is a finite number above `minimum` (an integer: at least `minimum`)."""
-    kinds = (int, np.integer) if integer else (int, float, np.integer, np.floating)
-    is_number = isinstance(value, kinds) and not isinstance(value, bool)
     if integer:
-        expected = f"an integer of at least {minimum:g}"
-        valid = is_number and value >= minimum
+        is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        valid = is_integer and value >= minimum
+        _require(valid, name, value, f"an integer of at least {minimum:g}")
     else:
-        expected = f"a finite number above {minimum:g}"
-        valid = is_number and _is_finite(value) and value > minimum
+        valid = _is_finite(value) and value > minimum
+        _require(valid, name, value, f"a finite number above {minimum:g}")
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """Raises unless `value` is a finite number of at least 0."""
+    _require(_is_finite(value) and value >= 0, name, value, "a finite number of at least 0")
+
+
+def check_probability(name: str, value: Any) -> None:
+    """Raises unless `value` is a number above 0 and below 1."""
+    _require(_is_finite(value) and 0 < value < 1, name, value, "a number between 0 and 1")
+
+
+def _require(valid: bool, name: str, value: Any, expected: str) -> None:
     if not valid:
         raise ValueError(
             f"Received an invalid value for `{name}`, expected {expected}. "
@@ -62,28 +61,21 @@ def check_positive(name: str, value: Any, *, integer: bool = False, minimum: flo
         )
 
 
-def check_probability(name: str, value: Any) -> None:
-    """Raises unless `value` is a number between 0 and 1, both left out."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not 0.0 < value < 1.0:
-        raise ValueError(
-            f"Received an invalid value for `{name}`, expected a number between 0 and 1. "
-            + received(**{name: value})
-        )
-
-
-def _is_finite(value: float) -> bool:
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, (int, float, np.integer, np.floating))
+    if not is_number or isinstance(value, bool):
+        return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
+    except OverflowError:  # The integer is too large for a float.
         return False
 
 
 def check_columns(data: Mapping[str, Any], columns: Iterable[str]) -> int:
-    """Checks that all columns are there with as many rows each, and returns that number.
+    """Checks that all columns are there and have the same length. Returns that number of rows.
 
     Raises:
-        ValueError: If a column is missing, or two have unequal lengths, or there is no row.
+        ValueError: If a column is missing, if lengths differ, or if there are no rows.
     """
     if not isinstance(data, Mapping):
         raise ValueError(
@@ -112,7 +104,7 @@ def _length(name: str, column: Any) -> int:
     if not isinstance(column, (str, bytes, Mapping)):
         try:
             return len(column)
-        except TypeError:  # a number, None, an array without dimensions
+        except TypeError:  # A number, None or an array without dimensions has no length.
             pass
     raise ValueError(
         f"The column '{name}' must be an array with one entry per row. "
@@ -121,9 +113,9 @@ def _length(name: str, column: Any) -> int:
 
 
 def as_features(x: Any, num_features: int | None = None) -> np.ndarray:
-    """Checks the feature matrix and returns it as floats `(n, p)`; NaN marks missing cells.
+    """Checks the feature matrix and returns it as floats `(n, p)`, with NaN for missing cells.
 
-    Floats keep their width; integers and Booleans become float64.
+    Floats keep their precision. Integers and Booleans become float64.
 
     Raises:
         ValueError: If `x` is not numeric, not two-dimensional, of the wrong width or infinite.
@@ -164,7 +156,7 @@ def _frame_values(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _is_numeric(values: Any) -> bool:
-    """Whether a series or flat array holds numbers only, missing ones left out."""
+    """Whether all values of a series or flat array that are not missing are numbers."""
     if values.dtype != object:
         return _kind(values) in ("integer", "floating", "boolean", "empty")
     types = set(map(type, values[~pd.isna(values)]))
@@ -176,7 +168,7 @@ def _array_values(x: Any) -> np.ndarray:
         values = np.asarray(x)
         if values.dtype.kind == "O" and _is_numeric(values.ravel()):
             values = np.where(pd.isna(values), np.nan, values).astype(np.float64)
-        elif values.dtype.kind == "V":  # bfloat16 and its kin, which NumPy does not know
+        elif values.dtype.kind == "V":  # Types that NumPy does not know, such as bfloat16.
             values = values.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -194,7 +186,9 @@ def _array_values(x: Any) -> np.ndarray:
 
 
 def as_float_column(name: str, values: Any) -> np.ndarray:
-    """Checks a numeric column, `(n,)` float64; NaN marks missing, and so does `NULL_INTEGER`.
+    """Checks a numeric column and returns it as float64 `(n,)`, with NaN for missing values.
+
+    `NULL_INTEGER` counts as missing.
 
     Raises:
         ValueError: If it is not one-dimensional, not numeric or infinite.
@@ -220,15 +214,15 @@ def as_float_column(name: str, values: Any) -> np.ndarray:
 
 
 def as_keys(name: str, values: Any) -> np.ndarray:
-    """Normalises group keys to int64, or to Python strings, in a vector `(n,)`.
+    """Normalises group keys to a vector `(n,)` of int64 or of Python strings.
 
-    Missing keys become `NULL_INTEGER` or the empty string, and these two are missing keys
-    themselves. Floats are taken where all of them are whole numbers, as pandas makes them of
-    integers with gaps; Booleans become 0 and 1.
+    Missing keys become `NULL_INTEGER` or the empty string. These two count as missing in the
+    input, too. Floats are accepted if all are whole numbers, because pandas turns integers with
+    gaps into floats. Booleans become 0 and 1.
 
     Raises:
-        ValueError: If the keys are neither strings nor whole numbers, or a mixture, or beyond
-            what 64-bit integers or floats can tell apart.
+        ValueError: If the keys are neither all strings nor all whole numbers, or if they are too
+            large for 64-bit integers or for the precision of floats.
     """
     series = as_series(name, values)
     missing = series.isna().to_numpy(bool)
@@ -256,13 +250,13 @@ def _kind(values: Any) -> str:
 
 
 def as_series(name: str, values: Any) -> pd.Series:
-    """A column as a series, of its categories' type if it is categorical."""
-    to_numpy = getattr(values, "numpy", None)  # of a tensor
+    """Returns a column as a series. A categorical column gets the type of its categories."""
+    to_numpy = getattr(values, "numpy", None)  # Tensors have this method.
     values = to_numpy() if callable(to_numpy) else values
     try:
         series = pd.Series(values)
     except UnicodeError:
-        # Arrow's strings refuse what is no UTF-8; it is for the reader of the keys to say so.
+        # Arrow's strings refuse text that is not UTF-8. `as_keys` raises the error for it.
         series = pd.Series(values, dtype=object)
     except (TypeError, ValueError) as error:
         raise ValueError(

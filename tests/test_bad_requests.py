@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from runtimes.c_api import ask as ask_c_api
 from small_models import small_model
 
 import keras_lmmvae as lmm
-from keras_lmmvae.export import run_in_c_process
 from keras_lmmvae.validation import NULL_INTEGER
 
 RNG = np.random.default_rng(0)
@@ -43,48 +42,45 @@ def served(tmp_path_factory) -> tuple[lmm.LMMVAE, Any]:
     return model, folder
 
 
+@pytest.fixture(scope="module")
+def loaded(served) -> Any:
+    return tf.saved_model.load(str(served[1]))
+
+
 def ask(folder: Any, signature: str = "serving_default", **changes: Any) -> dict[str, Any]:
     inputs = {name: value for name, value in {**GOOD, **changes}.items() if value is not None}
-    (answer,) = run_in_c_process(folder, [{"signature": signature, "inputs": inputs}])
-    return dict(answer["outputs"])
+    (answer,) = ask_c_api(folder, [{"signature": signature, "inputs": inputs}])
+    return answer
 
 
 class TestErrors:
-    """What TensorFlow itself says: the name of the input stands in the message."""
+    """Requests that TensorFlow or the served graph refuses. Nothing is broadcast or cast."""
 
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"store": None}, r"missing or unknown inputs.*'store'"),
-            ({"shop": [1, 2]}, r"missing or unknown inputs.*'shop'"),
-            ({"x": [[0.0] * 5] * 2}, r"`?x`?.*shape|\[\?,4\]"),
-            ({"x": [0.0, 1.0]}, r"`?x`?.*shape|rank"),
-            ({"store": ["a", "b"]}, r"store"),
-            ({"lon": ["east", "west"]}, r"lon"),
+            ({"store": None}, r"missing a required argument: 'store'"),
+            ({"shop": [1, 2]}, r"unexpected keyword argument 'shop'"),
+            ({"x": [[0.0] * 5] * 2}, r"Incompatible shapes: \[2,5\]"),
+            ({"x": [0.0, 1.0]}, r"Incompatible shapes: \[2\]"),
+            ({"store": ["a", "b"]}, r"expected to be a int64 tensor but is a string"),
+            ({"lon": ["east", "west"]}, r"expected to be a float tensor but is a string"),
+            ({"store": [1]}, r"input store must have as many rows"),
+            ({"lat": [0.0] * 3}, r"input lat must have as many rows"),
         ],
-        ids=["missing", "unknown", "too wide", "a row, not rows", "text for keys", "text"],
-    )
-    def test_client(self, served, changes, message):
-        with pytest.raises(RuntimeError, match=re.compile(message, re.DOTALL)):
-            ask(served[1], **changes)
-
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            ({"x": np.zeros((2, 5), np.float32)}, r"shape|Shape|dimension"),
-            ({"store": np.array([1], np.int64)}, r"input store must have as many rows"),
-            ({"lat": np.zeros(3, np.float32)}, r"input lat must have as many rows"),
+        ids=[
+            *("missing", "unknown", "too wide", "a row, not rows", "text for keys", "text"),
+            *("one key for two rows", "three latitudes for two rows"),
         ],
-        ids=["too wide", "one key for two rows", "three latitudes for two rows"],
     )
-    def test_graph(self, served, changes, message):
-        """The graph refuses by itself, whatever the client has checked: nothing is broadcast."""
-        loaded = tf.saved_model.load(str(served[1]))
+    def test_refused(self, loaded, changes, message):
         types = {"x": np.float32, "store": np.int64, "lon": np.float32, "lat": np.float32}
-        inputs = {
-            name: tf.constant(np.asarray(value, types[name]))
-            for name, value in {**GOOD, **changes}.items()
-        }
+        inputs = {}
+        for name, value in {**GOOD, **changes}.items():
+            if value is not None:
+                array = np.asarray(value)
+                inputs[name] = tf.constant(array if array.dtype.kind == "U" else
+                                           array.astype(types.get(name)))  # fmt: skip
         with pytest.raises((tf.errors.InvalidArgumentError, TypeError), match=message):
             loaded.signatures["serving_default"](**inputs)
 

@@ -1,4 +1,4 @@
-"""The sparse Gaussian process autoencoder: exact regression, the paper's objective, fields."""
+"""The sparse Gaussian process autoencoder: exact regression, the paper's objective, recovery."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,8 @@ from scipy.stats import multivariate_normal, norm
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from keras_lmmvae.baselines import SVGPVAEBaseline
-from keras_lmmvae.baselines import svgpvae as svgpvae_module
-from keras_lmmvae.baselines.auxiliary_points import UNSEEN, AuxiliaryPoints
+from keras_lmmvae.baselines import SVGPVAEBaseline, latent_variable
+from keras_lmmvae.baselines.auxiliary_points import AuxiliaryPoints
 from keras_lmmvae.baselines.gp_autoencoder import (
     GPAutoencoder,
     inducing_centres,
@@ -23,6 +22,8 @@ from keras_lmmvae.baselines.sparse_gp import (
     squared_exponential,
     whitened_basis,
 )
+from keras_lmmvae.baselines.svgpvae import _inputs
+from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
 from keras_lmmvae.simulation import take
 
 COLUMNS = {"coordinates": ("lon", "lat"), "subject": "subject", "time": "t"}
@@ -47,12 +48,12 @@ FITTED = clone(SMALL).fit(TRAIN)
 
 
 def rbf(x1, x2):
-    """Slow: exp(-distance**2 / 2), pair by pair."""
+    """exp(-distance**2 / 2) by a slow loop over pairs."""
     return np.array([[np.exp(-0.5 * np.square(a - b).sum()) for b in x2] for a in x1])
 
 
 class Regression:
-    """Pseudo-observations of two channels at random points, with the paper's algebra in NumPy."""
+    """Pseudo-observations of two latents at random points, with the paper's formulas in NumPy."""
 
     def __init__(self, n=25, num_inducing=7, seed=0):
         rng = np.random.default_rng(seed)
@@ -93,7 +94,7 @@ class TestSparseGP:
         np.testing.assert_allclose(squared_exponential(x1, x2), rbf(x1, x2), rtol=1e-12)
 
     def test_equals_exact_regression_with_all_rows_as_inducing_points(self):
-        """Posterior means and variances of f at the rows, and at new points."""
+        """Posterior means and variances of f are equal at the rows and at new points."""
         case = Regression(n=25, num_inducing=25)
         posterior = inducing_posterior(case.sums())
         new = np.random.default_rng(8).uniform(0.0, 6.0, (9, 2))
@@ -110,7 +111,7 @@ class TestSparseGP:
 
     @pytest.mark.parametrize(("rows", "scale"), [(slice(None), 1.0), (slice(3, 13), 2.5)])
     def test_equals_the_papers_formulas(self, rows, scale):
-        """Marginals m, B from mu and A, of a batch weighed up to all rows."""
+        """The marginals m and B follow from mu and A, for a batch weighted up to all rows."""
         case = Regression()
         posterior = inducing_posterior(case.sums(rows), scale)
         mean, variance = posterior.marginals(tf.constant(case.basis.numpy()[rows]))
@@ -120,7 +121,7 @@ class TestSparseGP:
             np.testing.assert_allclose(variance[:, channel], left + traces, rtol=1e-6)
 
     def test_cross_entropy_less_hensman_bound_is_the_kl(self):
-        """The paper's two terms, written out for a batch, leave the share b / N of one KL."""
+        """For a batch, the difference of the paper's two terms is b / N times one KL."""
         case, rows, scale = Regression(), slice(3, 13), 2.5
         divergence = inducing_posterior(case.sums(rows), scale).divergence()
         for channel in range(2):
@@ -136,7 +137,7 @@ class TestSparseGP:
             assert kl > 0.0
 
     def test_exact_evidence_with_all_rows_as_inducing_points(self):
-        """E_q[log pseudo-likelihood] - KL = log evidence; below it with fewer points."""
+        """E_q[log pseudo-likelihood] - KL is the log evidence, and lower with fewer points."""
         for num_inducing in (7, 25):
             case = Regression(n=25, num_inducing=num_inducing)
             posterior = inducing_posterior(case.sums())
@@ -154,7 +155,7 @@ class TestSparseGP:
                     assert bound[channel] < exact - 0.1
 
     def test_scaled_sums_of_batches_are_unbiased(self):
-        """Mean over all equal batches of their scaled sums = the sums over all rows."""
+        """The mean of the scaled sums of equal batches is the sum over all rows."""
         case = Regression()
         batches = [case.sums(slice(first, first + 5)) for first in range(0, 25, 5)]
         full = case.sums()
@@ -165,7 +166,7 @@ class TestSparseGP:
         np.testing.assert_allclose(total.precision, full.precision, rtol=1e-12)
 
     def test_no_rows_leave_the_prior(self):
-        """Without information: KL 0, mean 0, variance 1 everywhere."""
+        """Without rows, the KL is 0, and all means are 0 and variances 1."""
         case = Regression()
         nothing = InducingSums(tf.zeros((2, 7, 7), tf.float64), tf.zeros((2, 7), tf.float64))
         posterior = inducing_posterior(nothing)
@@ -175,7 +176,7 @@ class TestSparseGP:
         np.testing.assert_allclose(variance, 1.0, rtol=1e-9)
 
     def test_very_sure_pseudo_observations_stay_finite(self):
-        """The case that needs float64: 20,000 rows of variance exp(-14) at one place."""
+        """20,000 rows of variance exp(-14) at one point, which need float64."""
         case = Regression()
         basis = tf.repeat(case.basis[:1], 20_000, axis=0)
         values = np.full((20_000, 2), 0.7)
@@ -194,7 +195,7 @@ class TestKernelOfTheNetwork:
         return network, vectors
 
     def test_is_a_product_over_coordinates_time_and_subject(self):
-        """With the rows as inducing points, the basis' products are the kernel matrix."""
+        """With the rows as inducing points, basis @ basis' is the kernel matrix."""
         rng = np.random.default_rng(2)
         places, subjects = rng.normal(size=(20, 3)), rng.integers(0, 4, 20)
         vectors = self.network(np.zeros((20, 5)))[1]
@@ -207,11 +208,12 @@ class TestKernelOfTheNetwork:
 
     def test_unseen_subjects_stand_at_zero(self):
         network, vectors = self.network(np.zeros((3, 5)))
-        found = network.vectors(tf.constant([2, UNSEEN, 0])).numpy()
-        np.testing.assert_allclose(found, [vectors[2], [0.0, 0.0], vectors[0]], rtol=1e-6)
+        found = network.vectors(tf.constant([2, UNKNOWN_CODE, NULL_CODE, 0])).numpy()
+        expected = [vectors[2], [0.0, 0.0], [0.0, 0.0], vectors[0]]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
     def test_all_of_the_kernel_is_trained(self):
-        """Length scales, subject vectors and inducing points move from where they begin."""
+        """Length scales, subject vectors and inducing points differ from their initial values."""
         begun = clone(SMALL).set_params(epochs=1, learning_rate=1e-9).fit(TRAIN).network_
         for name in ("log_length_scales", "subject_vectors", "inducing_points"):
             move = getattr(FITTED.network_, name).numpy() - getattr(begun, name).numpy()
@@ -248,15 +250,15 @@ class TestBeginnings:
 
 class TestBound:
     def test_training_loss_by_hand(self):
-        """Minus mean log density at the marginals' draws, plus the KLs over the rows."""
+        """The loss is the KLs divided by n minus the mean log density at draws of the marginals."""
         fitted = clone(SMALL).set_params(kl_weight=0.4).fit(TRAIN)
         network, rows = fitted.network_, fitted.auxiliary_.rows(TRAIN)
-        x = fitted.features_.to_standard(TRAIN["x"])[:30]
+        x = fitted._standardised(TRAIN)[:30]
         draws = np.random.default_rng(3).normal(size=(30, 2)).astype(np.float32)
-        where = svgpvae_module._where(rows, slice(0, 30))
-        loss, error = fitted._loss(x, where, 130, tf.constant(draws))
+        inputs = [part[:30] for part in _inputs(rows)]
+        loss, error = fitted._loss(x, inputs, 130, tf.constant(draws))
         value, log_var = (part.numpy().astype(float) for part in network.encoder(x))
-        basis = network.basis(*where).numpy()
+        basis = network.basis(*inputs).numpy()
         mean, variance, divergence = np.empty((30, 2)), np.empty((30, 2)), 0.0
         for channel in range(2):
             weights = np.exp(-log_var[:, channel])
@@ -268,7 +270,7 @@ class TestBound:
             divergence += 0.5 * (np.trace(covariance) + w @ w - 12 - log_determinant)
         latent = tf.constant(mean + np.sqrt(variance) * draws, tf.float32)
         decoded = network.decoder(latent).numpy()
-        noise = np.sqrt(fitted.features_.noise_variance.numpy().mean())
+        noise = np.sqrt((fitted.noise_variance_ / fitted.scaler_.var_).mean())
         density = norm(decoded, noise).logpdf(x).sum(axis=1).mean()
         vectors = 0.5 * np.square(network.subject_vectors.numpy()).sum()
         expected = (0.4 * divergence + vectors) / 130 - density
@@ -276,13 +278,12 @@ class TestBound:
         np.testing.assert_allclose(error, x - decoded, atol=1e-4)
 
     def test_prior_is_the_process_given_all_training_rows(self, monkeypatch):
-        """Slow joint regression on the whitened values; the sums' chunks are of no matter."""
+        """It is a dense regression on the whitened values. Chunk size has no influence."""
         network = FITTED.network_
-        x = FITTED.features_.to_standard(TRAIN["x"])
+        x = FITTED._standardised(TRAIN)
         value, log_var = (part.numpy().astype(float) for part in network.encoder(x))
         bases = [
-            network.basis(*svgpvae_module._where(FITTED.auxiliary_.rows(data), slice(None))).numpy()
-            for data in (TRAIN, TEST)
+            network.basis(*_inputs(FITTED.auxiliary_.rows(data))).numpy() for data in (TRAIN, TEST)
         ]
         prior = FITTED._prior(TEST)
         for channel in range(2):
@@ -294,15 +295,15 @@ class TestBound:
             variance = 1.0 + (bases[1] @ left * bases[1]).sum(axis=1)
             np.testing.assert_allclose(prior.variance()[:, channel], variance, rtol=1e-3)
         at_once = FITTED.reconstruct(TEST)
-        monkeypatch.setattr(svgpvae_module, "_ROWS_AT_ONCE", 17)
+        monkeypatch.setattr(latent_variable, "ROWS_AT_ONCE", 17)
         again = FITTED._given_all(x, FITTED.auxiliary_.rows(TRAIN))
         np.testing.assert_allclose(again.mean, FITTED.posterior_.mean, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(FITTED._prior(TEST).loc, prior.loc, atol=1e-5)
         np.testing.assert_allclose(FITTED.reconstruct(TEST), at_once, atol=1e-4)
 
     def test_posterior_is_the_prior_with_the_rows_own_observation(self):
-        """Product of Gaussians = one more pseudo-observation in the sums, as seen at its row."""
-        value, log_var = FITTED.network_.encoder(FITTED.features_.to_standard(TEST["x"]))
+        """The product of Gaussians equals an update by the row's pseudo-observation."""
+        value, log_var = FITTED.network_.encoder(FITTED._standardised(TEST))
         own = np.exp(log_var.numpy())
         prior, posterior = FITTED._prior(TEST), FITTED._posterior(TEST)
         gain = prior.variance().numpy() / (prior.variance().numpy() + own)
@@ -317,13 +318,13 @@ class TestBound:
             np.testing.assert_allclose(answer(one)[0], answer(TEST)[7], rtol=1e-4, atol=1e-5)
 
     def test_bounds_in_order(self):
-        """The importance-weighted bound is the tighter one, on average."""
+        """The importance-weighted bound is higher on average."""
         plain = FITTED.log_likelihood(TEST).mean()
         weighted = FITTED.log_likelihood(TEST, num_samples=200).mean()
         assert plain - 0.01 < weighted < plain + 5.0
 
     def test_units(self):
-        """Other units: same latents; densities move by the log of the features' units."""
+        """Other units give the same latents and change log densities by the log of the units."""
         factors = {"x": 8.0, "lon": 4.0, "lat": 4.0, "t": 0.5, "subject": 1}
         train, test = (
             {name: data[name] * factor for name, factor in factors.items()}
@@ -336,7 +337,7 @@ class TestBound:
 
 
 def field_data(n, seed):
-    """A smooth field on a square seen through sines in 10 features, under much noise."""
+    """A smooth field on a square, observed by 10 sines with much noise."""
     rng = np.random.default_rng(seed)
     lon, lat = rng.uniform(-1.0, 1.0, (2, n))
     field = np.sin(2.5 * lon) + np.cos(2.0 * lat + lon)
@@ -346,7 +347,7 @@ def field_data(n, seed):
 
 
 def curve_data(rng, num_subjects, n):
-    """Curves in time whose phase belongs to the subject, under much noise."""
+    """Sine curves in time with a phase for each subject and much noise."""
     phase = rng.uniform(0.0, 3.0, num_subjects)
     subject, t = rng.integers(0, num_subjects, n), rng.uniform(0.0, 3.0, n)
     angle = (phase[subject] + t)[:, None] + np.array([0.0, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1])
@@ -359,7 +360,7 @@ def signal_error(signal, decoded):
 
 class TestFit:
     def test_recovers_a_smooth_field(self):
-        """New places: most of the signal, and more than from each row's own encoding."""
+        """At new places the error is small, and smaller than with the encoder alone."""
         train, _ = field_data(3000, seed=1)
         test, signal = field_data(500, seed=2)
         fitted = SVGPVAEBaseline(
@@ -373,10 +374,10 @@ class TestFit:
         gaussian = norm(train["x"].mean(axis=0), train["x"].std(axis=0)).logpdf(test["x"])
         assert fitted.log_likelihood(test).mean() > gaussian.sum(axis=1).mean() + 1.0
         assert fitted.losses_[-1] < fitted.losses_[0]
-        np.testing.assert_allclose(fitted.features_.error_variance().mean(), 4.0, rtol=0.15)
+        np.testing.assert_allclose(fitted.noise_variance_.mean(), 4.0, rtol=0.15)
 
     def test_recovers_curves_of_subjects(self):
-        """Held-out rows of known subjects; the process knows more than the mean does."""
+        """The error on held-out rows of known subjects is small, with the process alone, too."""
         data, angle = curve_data(np.random.default_rng(3), 40, 2400)
         train, test = take(data, np.arange(2000)), take(data, np.arange(2000, 2400))
         fitted = SVGPVAEBaseline(
@@ -389,10 +390,10 @@ class TestFit:
         assert signal_error(signal, process) < 0.3
 
     def test_unseen_and_missing_subjects_are_the_mean_subject(self):
-        """Both stand at the vector 0; a place far away has the prior Normal(0, 1)."""
+        """Both have the subject vector 0. A place far away has the prior Normal(0, 1)."""
         unseen = {**TEST, "subject": np.full(40, 99)}
         missing = {**TEST, "subject": np.full(40, np.nan)}
-        assert (FITTED.auxiliary_.rows(unseen).subjects == UNSEEN).all()
+        assert (FITTED.auxiliary_.rows(unseen).subjects == UNKNOWN_CODE).all()
         np.testing.assert_array_equal(FITTED.transform(unseen), FITTED.transform(missing))
         assert not np.allclose(FITTED._prior(unseen).loc, FITTED._prior(TEST).loc, atol=0.01)
         far = FITTED._prior({**TEST, "lon": TEST["lon"] + 1000.0})
@@ -431,14 +432,14 @@ NOTHING = {"coordinates": None, "subject": None, "time": None}
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (NOTHING, r"something to run over\. Received: coordinates=None, subject=None, time=None"),
+        (NOTHING, r"must name a column, .* coordinates=None, subject=None, time=None"),
         ({"coordinates": "lon"}, r"a sequence of column names\. Received: coordinates='lon'"),
-        ({"coordinates": ["x2"]}, r"must have the column 'x2'\. Received: columns=\['lat', 'lon'"),
+        ({"coordinates": ["x2"]}, r"lack the column\(s\) \['x2'\].*Received: columns=\['x', 'lon'"),
         ({"num_inducing": 0}, r"`num_inducing`, expected an integer .* num_inducing=0"),
         ({"subject_dim": 0}, r"`subject_dim`, expected an integer .* subject_dim=0"),
-        ({"latent_dim": 0}, r"`latent_dim` must be an int .*latent_dim=0"),
+        ({"latent_dim": 0}, r"`latent_dim`, expected an integer .*latent_dim=0"),
         ({"hidden_units": []}, r"at least one layer\. Received: hidden_units=\[\]"),
-        ({"kl_weight": -0.5}, r"`kl_weight`, expected a finite number above 0.*kl_weight=-0\.5"),
+        ({"kl_weight": -0.5}, r"`kl_weight`, expected .* of at least 0\..*kl_weight=-0\.5"),
     ],
 )
 def test_bad_arguments(settings, message):

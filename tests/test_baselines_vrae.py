@@ -1,4 +1,4 @@
-"""The variational recurrent autoencoder: sequences, masks, bounds, and what a code can carry."""
+"""The variational recurrent autoencoder: sequences, masks, bounds and recovery."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ SMALL = VRAEBaseline(
 
 
 def curves(num_subjects, seed, noise=0.3):
-    """Subjects with 3 to 9 rows; each row the subject's number times a wave in time."""
+    """Subjects with 3 to 9 rows. Each row is the trait of the subject times a wave in time."""
     rng = np.random.default_rng(seed)
     subject = np.repeat(np.arange(num_subjects), rng.integers(3, 10, num_subjects))
     t = rng.uniform(size=len(subject))
@@ -40,7 +40,7 @@ def joined(first, second):
 
 
 def longer(data, length=40):
-    """The data with another subject of many rows in front."""
+    """The data with the rows of another long sequence at the beginning."""
     rng = np.random.default_rng(3)
     other = {
         "x": rng.normal(size=(length, 6)),
@@ -51,16 +51,16 @@ def longer(data, length=40):
 
 
 def alone(fitted, data, key):
-    """Steps of one sequence as tensors without padding, its rows in the order of time."""
+    """Rows of one sequence in the order of time, and its steps as tensors without padding."""
     rows = np.flatnonzero(data["subject"] == key)
     rows = rows[np.argsort(data["t"][rows])]
-    x = fitted.features_.to_standard(data["x"][rows])[None]
+    x = fitted._standardised({"x": data["x"][rows]})[None]
     time = (data["t"][rows] - fitted.time_scaler_.mean_) / fitted.time_scaler_.scale_
     return rows, x, tf.constant(time[None], tf.float32), tf.ones((1, len(rows)), tf.bool)
 
 
 def slow_densities(fitted, data, key):
-    """Code (mean, sd) of one sequence, and log p(x | u) of the sequence as a function of u."""
+    """Mean and sd of q(u) of one sequence, and its log p(x | u) as a function of u."""
     rows, x, time, mask = alone(fitted, data, key)
     mean, log_var = (value.numpy()[0] for value in fitted.network_.encode(x, time, mask))
     sd = np.exp(0.5 * log_var)
@@ -68,15 +68,15 @@ def slow_densities(fitted, data, key):
     def density(u):
         latent = tf.constant(u[None], tf.float32)
         decoded = fitted.network_.decode(latent, time, mask).numpy()[0]
-        decoded = decoded * fitted.features_.scaler.scale_ + fitted.features_.scaler.mean_
-        return norm(decoded, np.sqrt(fitted.features_.error_variance())).logpdf(data["x"][rows])
+        decoded = decoded * fitted.scaler_.scale_ + fitted.scaler_.mean_
+        return norm(decoded, np.sqrt(fitted.noise_variance_)).logpdf(data["x"][rows])
 
     return rows, mean, sd, lambda u: density(u).sum()
 
 
 class TestSequences:
     def test_rows_in_the_order_of_time(self):
-        """Every row once, in its own sequence, by time; padding only at the end."""
+        """Every row is once in its sequence, in the order of time. Padding is at the end."""
         keys, time = TRAIN["subject"], TRAIN["t"]
         sequences = sequences_of(keys, time, TRAIN["x"])
         rows = sequences.rows(np.arange(len(sequences)))
@@ -108,7 +108,7 @@ FOUR = np.zeros(4), np.zeros((4, 1))
 
 class TestNoLeaks:
     def test_padding_changes_nothing(self):
-        """A long other sequence beside the data: same codes, reconstructions, bounds."""
+        """Another long sequence in the data does not change latents, reconstructions and bounds."""
         data = longer(TEST)
         for answer in (FITTED.transform, FITTED.reconstruct, FITTED.log_likelihood):
             np.testing.assert_allclose(answer(data)[40:], answer(TEST), rtol=1e-4, atol=1e-5)
@@ -129,7 +129,7 @@ class TestNoLeaks:
         np.testing.assert_allclose(decoded, network.decode(latent, time, mask), atol=1e-5)
 
     def test_order_of_rows_is_of_no_matter(self):
-        """Also where two rows of a subject have the same time."""
+        """This holds for two rows of a subject at the same time, too."""
         data = {**TEST, "t": np.round(TEST["t"], 1)}
         assert len(np.unique(np.stack([data["t"], data["subject"]]), axis=1).T) < len(data["t"])
         order = np.random.default_rng(1).permutation(len(TEST["t"]))
@@ -155,7 +155,7 @@ class TestNoLeaks:
 
 class TestBound:
     def test_plain_bound_by_hand(self):
-        """Sigma points and the KL once a sequence; a row has its share."""
+        """Sigma points and KL of each sequence, divided by its number of rows."""
         expected = np.empty(len(TEST["t"]))
         for key in np.unique(TEST["subject"]):
             rows, mean, sd, density = slow_densities(FITTED, TEST, key)
@@ -168,7 +168,7 @@ class TestBound:
         np.testing.assert_allclose(FITTED.log_likelihood(TEST), expected, rtol=1e-4, atol=1e-3)
 
     def test_importance_bound_by_hand(self):
-        """Whole sequences are weighed, not rows."""
+        """The importance weights are those of whole sequences."""
         keys = np.unique(TEST["subject"])
         noise = [tf.random.stateless_normal((len(keys), 2), (4, s)).numpy() for s in range(5)]
         expected = np.empty(len(TEST["t"]))
@@ -183,7 +183,7 @@ class TestBound:
         np.testing.assert_allclose(bound, expected, rtol=1e-4, atol=1e-3)
 
     def test_training_bound_of_a_padded_batch_is_the_sum_over_its_sequences(self):
-        """Masked steps carry no loss and no error."""
+        """Masked steps have no loss and no error."""
         packed = FITTED._packed(longer(TEST))
         sequences = packed.sequences
         together, error = FITTED._negative_bound(
@@ -199,7 +199,7 @@ class TestBound:
         np.testing.assert_allclose(together, np.sum(apart), rtol=1e-5)
 
     def test_training_bound_of_one_sequence_by_hand(self):
-        """Minus log density at one draw and kl_weight times the KL, at the mean noise."""
+        """kl_weight * KL minus the log density at one draw, with the mean noise variance."""
         weighted = clone(SMALL).set_params(kl_weight=0.0).fit(TRAIN).set_params(kl_weight=300.0)
         packed = weighted._packed(TEST)
         rows = tf.constant(packed.sequences.rows(np.array([0])))
@@ -207,7 +207,7 @@ class TestBound:
         mean, log_var = (value.numpy() for value in weighted.network_.encode(x, time, mask))
         latent = tf.constant(mean + 2.0 * np.exp(0.5 * log_var))
         decoded = weighted.network_.decode(latent, time, mask).numpy()
-        noise = weighted.features_.noise_variance.numpy().mean()
+        noise = (weighted.noise_variance_ / weighted.scaler_.var_).mean()
         divergence = 0.5 * (mean**2 + np.exp(log_var) - 1.0 - log_var).sum()
         expected = 300.0 * divergence - norm(decoded, np.sqrt(noise)).logpdf(x).sum()
         negative, error = weighted._negative_bound(packed, rows, SameDraws(2.0))
@@ -215,7 +215,7 @@ class TestBound:
         np.testing.assert_allclose(error, (x - decoded)[0], atol=1e-5)
 
     def test_units(self):
-        """Other units of features and time: same codes; densities move by the log of the units."""
+        """Other units give the same latents and change log densities by the log of the units."""
         rescaled = {**TRAIN, "x": TRAIN["x"] * 8.0 - 1.0, "t": TRAIN["t"] * 4.0}
         test = {**TEST, "x": TEST["x"] * 8.0 - 1.0, "t": TEST["t"] * 4.0}
         other = clone(SMALL).fit(rescaled)
@@ -225,7 +225,7 @@ class TestBound:
 
 
 class SameDraws:
-    """A generator whose normal draws are all the same."""
+    """A generator with constant normal draws."""
 
     def __init__(self, value):
         self.value = value
@@ -236,7 +236,7 @@ class SameDraws:
 
 class TestFit:
     def test_recovers_one_number_a_subject(self):
-        """New subjects: most of what one trait explains; the bound beats a Gaussian's."""
+        """For new subjects the error is small, and the bound is above a Gaussian's log density."""
         train, test = curves(300, seed=5), curves(60, seed=6)
         fitted = VRAEBaseline(
             1, subject="subject", time="t", hidden_units=(32,), learning_rate=5e-3, seed=1
@@ -249,7 +249,7 @@ class TestFit:
         gaussian = norm(train["x"].mean(axis=0), train["x"].std(axis=0)).logpdf(test["x"])
         assert fitted.log_likelihood(test).mean() > gaussian.sum(axis=1).mean() + 2.0
         assert fitted.losses_[-1] < fitted.losses_[0]
-        np.testing.assert_allclose(fitted.features_.error_variance().mean(), error, rtol=0.3)
+        np.testing.assert_allclose(fitted.noise_variance_.mean(), error, rtol=0.3)
 
     def test_same_seed_same_result(self):
         again = clone(SMALL).fit(TRAIN)
@@ -258,7 +258,7 @@ class TestFit:
         assert not np.allclose(other.reconstruct(TEST), FITTED.reconstruct(TEST))
 
     def test_long_sequences(self, monkeypatch):
-        """300 rows a subject, more than one batch of inference holds."""
+        """A subject with 300 rows has more steps than a batch of inference."""
         monkeypatch.setattr(vrae_module, "_STEPS_AT_ONCE", 200)
         rng = np.random.default_rng(1)
         data = {
@@ -288,9 +288,9 @@ class TestFit:
         ({"epochs": 0}, r"`epochs`, expected an integer of at least 1\. Received: epochs=0"),
         ({"batch_size": 1.5}, r"`batch_size`, expected an integer .* Received: batch_size=1\.5"),
         ({"learning_rate": 0}, r"`learning_rate`, expected a finite .* learning_rate=0"),
-        ({"kl_weight": -1}, r"`kl_weight`, expected a finite number above 0.*kl_weight=-1"),
-        ({"subject": "who"}, r"must have the column 'who'\. Received: columns=\['subject', 't'"),
-        ({"time": "when"}, r"must have the column 'when'\. Received: columns=\['subject', 't'"),
+        ({"kl_weight": -1}, r"`kl_weight`, expected a finite number of at least 0.*kl_weight=-1"),
+        ({"subject": "who"}, r"lack the column\(s\) \['who'\].*columns=\['x', 'subject', 't'"),
+        ({"time": "when"}, r"lack the column\(s\) \['when'\].*columns=\['x', 'subject', 't'"),
     ],
 )
 def test_bad_arguments(settings, message):
@@ -303,7 +303,7 @@ def test_bad_columns():
     t[4] = np.nan
     with pytest.raises(ValueError, match=r"'t' must have no missing .*row=4, missing=1"):
         FITTED.transform({**TEST, "t": t})
-    with pytest.raises(ValueError, match=r"one entry for each of the .* rows .*shape=\(3,\)"):
+    with pytest.raises(ValueError, match=r"number of rows\. Received: lengths=.*'subject': 3"):
         FITTED.transform({**TEST, "subject": np.arange(3)})
     with pytest.raises(ValueError, match=r"`num_samples`, expected an integer of at least 0"):
         FITTED.log_likelihood(TEST, num_samples=-1)

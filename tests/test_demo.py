@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import image
 from rich.console import Console
 
-from keras_lmmvae import demo
+from examples import houses_demo
 
 mpl.use("Agg")
 
@@ -20,9 +20,9 @@ def test_demo_writes_everything_and_serves(tmp_path: Path) -> None:
     """All methods on both splits, pictures that are not blank, a model that answers."""
     text = io.StringIO()
     console = Console(file=text, width=120)
-    results = demo.run(tmp_path, epochs=2, num_inducing=32, num_rows=2000, console=console)
-    assert set(results["method"]) == set(demo.METHODS)
-    assert set(results["split"]) == set(demo.SPLITS.values())
+    results = houses_demo.run(tmp_path, epochs=2, num_inducing=32, num_rows=2000, console=console)
+    assert set(results["method"]) == set(houses_demo.METHODS)
+    assert set(results["split"]) == set(houses_demo.SPLITS.values())
     assert np.isfinite(results["mse"]).all()
     for name in ("effects_map.png", "latent.png", "training.png"):
         assert image.imread(tmp_path / name).std() > 0.01

@@ -1,4 +1,4 @@
-"""The vendored houses: complete, renamed, and thirteen features that do not repeat each other."""
+"""The houses of this package: complete rows and 13 features without collinearity."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ def houses() -> pd.DataFrame:
 
 
 def test_rows_and_columns(houses):
-    """All rows, none with a missing value, no column named x (that is the feature matrix)."""
+    """No value is missing, and no column is named x, the name of the feature matrix."""
     assert len(houses) == 25_357
     assert not houses.isna().any().any()
     assert {"easting", "northing", "syear", "cell", "stories", "wall", "garage"} <= set(houses)
@@ -23,7 +23,7 @@ def test_rows_and_columns(houses):
 
 
 def test_cells_are_square_kilometres(houses):
-    """702 cells; each spans less than 1,000 m, and its id is read off the coordinates."""
+    """There are 702 cells of less than 1,000 m. Their ids follow from the coordinates."""
     cells = houses.groupby("cell")[["easting", "northing"]]
     assert cells.ngroups == 702
     assert (cells.max() - cells.min()).to_numpy().max() < 1000
@@ -46,7 +46,7 @@ def test_features_are_not_collinear(houses):
 
 
 def test_features_by_hand(houses):
-    """log1p of money, areas and lengths, counts as they are, floors from the stories."""
+    """log1p of money, areas and lengths, unchanged counts, and floors from the stories."""
     part = houses.iloc[[0, 1000, 20_000]]
     features = houses_features(part)
     assert list(features.index) == list(part.index)

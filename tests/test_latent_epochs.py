@@ -8,7 +8,7 @@ import pytest
 from small_models import small_model
 
 import keras_lmmvae as lmm
-from keras_lmmvae.benchmark.lmmvae_method import LMMVAEMethod
+from benchmarks.lmmvae_method import LMMVAEMethod
 from keras_lmmvae.metrics import mse
 from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR
 

@@ -1,13 +1,7 @@
-"""The export in runtimes other than TensorFlow: the same numbers in onnxruntime and OpenVINO.
-
-    pip install onnx onnxruntime tf2onnx openvino openvino-tokenizers
-
-Left out where they are not installed.
-"""
+"""The export in runtimes other than TensorFlow: the same numbers in onnxruntime and OpenVINO."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from small_models import small_model
 from test_export import KINDS, make_data, requests_of
@@ -22,20 +17,39 @@ from test_export import KINDS, make_data, requests_of
 import keras_lmmvae as lmm
 
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
+SERVED = ("strings", "slopes", "surface")
+
+each_kind = pytest.mark.parametrize("kind", SERVED)
 
 
-def needs(*packages: str) -> pytest.MarkDecorator:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
+@pytest.fixture(scope="module")
+def models() -> dict[str, lmm.LMMVAE]:
+    """A fitted model of each kind."""
+    made, data = {}, make_data()
+    for kind in SERVED:
+        made[kind] = small_model(KINDS[kind][0]())
+        made[kind].adapt(data)
+        made[kind].compile("adam")
+        made[kind].fit(data, epochs=1, batch_size=40, verbose=0)
+    return made
 
 
-@pytest.fixture(scope="module", params=["strings", "slopes", "surface"])
-def model(request) -> tuple[str, lmm.LMMVAE]:
-    made, data = small_model(KINDS[request.param][0]()), make_data()
-    made.adapt(data)
-    made.compile("adam")
-    made.fit(data, epochs=1, batch_size=40, verbose=0)
-    return request.param, made
+@pytest.fixture(scope="module")
+def exports(
+    models: dict[str, lmm.LMMVAE], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A folder of each kind that holds two SavedModels: keys in "files" and in the "graph"."""
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in SERVED}
+    for kind, folder in folders.items():
+        models[kind].export(folder / "files")
+        models[kind].export(folder / "graph", keys_in_graph=True)
+    return folders
+
+
+def run(code: str, *arguments: Any, **options: Any) -> str:
+    """Runs Python code in a process away from this one's TensorFlow."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout
 
 
 def requests(kind: str) -> list[dict[str, Any]]:
@@ -61,18 +75,29 @@ def compare(answer: dict[str, Any], made: lmm.LMMVAE, request: dict[str, Any]) -
         np.testing.assert_array_equal(answer[f"known_{term.name}"], known)
 
 
-@needs("onnx", "onnxruntime", "tf2onnx")
-def test_onnxruntime(model, tmp_path):
-    """Converted by tf2onnx, strings and integer keys alike."""
-    import onnxruntime
+TO_ONNX = """
+import sys
+for package in ("keras_lmmvae", "keras", "tf_keras"):
+    sys.modules[package] = None
+from tf2onnx import convert
+for folder in sys.argv[1:]:
+    sys.argv = ["tf2onnx", "--saved-model", folder + "/files", "--output", folder + "/m.onnx"]
+    sys.argv += ["--opset", "17", "--signature_def", "serving_default"]
+    convert.main()
+"""
 
-    kind, made = model
-    made.export(tmp_path / "1")
-    command = [sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(tmp_path / "1")]
-    command += ["--output", str(tmp_path / "m.onnx"), "--opset", "17"]
-    command += ["--signature_def", "serving_default"]
-    subprocess.run(command, check=True, capture_output=True)
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"))
+
+@pytest.fixture(scope="module")
+def converted(exports: dict[str, Path]) -> dict[str, Path]:
+    """The folders of `exports`, now with ONNX models that tf2onnx has made of them."""
+    run(TO_ONNX, *exports.values())
+    return exports
+
+
+@each_kind
+def test_onnxruntime(kind, models, converted):
+    """Converted by tf2onnx, strings and integer keys alike."""
+    session = onnxruntime.InferenceSession(str(converted[kind] / "m.onnx"))
     for request in requests(kind):
         inputs = {}
         for one in session.get_inputs():
@@ -81,16 +106,16 @@ def test_onnxruntime(model, tmp_path):
             types = {"tensor(string)": object, "tensor(int64)": np.int64}
             inputs[one.name] = values.astype(types.get(one.type, np.float32))
         names = [one.name for one in session.get_outputs()]
-        compare(dict(zip(names, session.run(None, inputs), strict=True)), made, request)
+        answer = dict(zip(names, session.run(None, inputs), strict=True))
+        compare(answer, models[kind], request)
 
 
 OPENVINO = """
 import json, sys
 import numpy as np, openvino, openvino_tokenizers
-core = openvino.Core()
+core, answers = openvino.Core(), []
 model = core.compile_model(core.read_model(sys.argv[1]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 kinds = {one.get_any_name(): one.get_element_type().to_string() for one in model.inputs}
-answers = []
 for request in json.loads(sys.stdin.read()):
     inputs = {
         name: np.array(values, {"i64": np.int64, "f32": np.float32}.get(kinds[name]))
@@ -102,24 +127,19 @@ print(json.dumps(answers))
 """
 
 
-@needs("openvino", "openvino_tokenizers")
-def test_openvino(model, tmp_path):
+@each_kind
+def test_openvino(kind, models, exports):
     """Read as it is, keys in the graph; in a process away from TensorFlow's libraries."""
-    kind, made = model
-    made.export(tmp_path / "1", keys_in_graph=True)
     asked = [within_32_bits(request) for request in requests(kind)]
-    text = json.dumps([{k: np.asarray(v).tolist() for k, v in one.items()} for one in asked])
-    command = [sys.executable, "-c", OPENVINO, str(tmp_path / "1")]
-    process = subprocess.run(command, input=text, capture_output=True, text=True, check=True)
-    for request, answer in zip(asked, json.loads(process.stdout), strict=True):
-        compare(answer, made, request)
+    plain = [{k: np.asarray(v).tolist() for k, v in one.items()} for one in asked]
+    answers = json.loads(run(OPENVINO, exports[kind] / "graph", input=json.dumps(plain)))
+    for request, answer in zip(asked, answers, strict=True):
+        compare(answer, models[kind], request)
 
 
-def test_keys_in_the_graph_need_no_assets(model, tmp_path):
+@each_kind
+def test_keys_in_the_graph_need_no_assets(kind, models, exports):
     """One folder with keys as files, one without; both load."""
-    _, made = model
-    made.export(tmp_path / "files")
-    made.export(tmp_path / "graph", keys_in_graph=True)
-    count = sum(len(term.vocabularies()) for term in made.random_effects)
-    assert len(list((tmp_path / "files" / "assets").iterdir())) == count
-    assert not list(Path(tmp_path / "graph" / "assets").iterdir())
+    count = sum(len(term.vocabularies()) for term in models[kind].random_effects)
+    assert len(list((exports[kind] / "files" / "assets").iterdir())) == count
+    assert not list((exports[kind] / "graph" / "assets").iterdir())

@@ -1,4 +1,4 @@
-"""Plots draw what they say, on the axes they are given."""
+"""Plots show the right numbers on the given axes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def grouped() -> Fitted:
 
 
 def test_matplotlib_is_imported_by_functions_only() -> None:
-    """`import keras_lmmvae` needs no Matplotlib, and offers `lmm.plots`."""
+    """`import keras_lmmvae` does not import Matplotlib, and `lmm.plots` exists."""
     assert lmm.plots is plots
     for path in Path(plots.__file__).parent.glob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -74,7 +74,7 @@ def test_missing_matplotlib_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestMap:
     def test_shows_the_effect_at_every_row(self, spatial: Fitted) -> None:
-        """Colours are the term's contributions, around zero; deviations are positive."""
+        """Colours are the term's contributions, symmetric around 0. Deviations are positive."""
         model, data = spatial
         ax = plots.plot_effects_map(model, "lon_lat", data, "beta", scale=2.0)
         points = ax.collections[0]
@@ -86,7 +86,7 @@ class TestMap:
         assert ax.figure.axes[1].get_ylabel() == "effect on beta"
 
     def test_deviations_and_inducing_points(self, spatial: Fitted) -> None:
-        """Standard deviations are those of `term_effects`; the 20 points are the term's."""
+        """Standard deviations are those of `term_effects`. The 20 points are inducing points."""
         model, data = spatial
         ax = plots.plot_effects_map(model, "lon_lat", data, 1, std=True, inducing_points=True)
         _, deviation = model.term_effects("lon_lat", data)
@@ -102,7 +102,7 @@ class TestMap:
 
 class TestLatent:
     def test_a_point_a_row(self, spatial: Fitted) -> None:
-        """Points are the latent means; numbers of a column or a feature colour them."""
+        """Points are the latent means. Colours are the numbers of a column or a feature."""
         model, data = spatial
         for colour, expected in (("lon", data["lon"]), ("gamma", data["x"][:, 2])):
             ax = plots.plot_latent(model, data, colour)
@@ -113,7 +113,7 @@ class TestLatent:
             assert ax.figure.axes[1].get_ylabel() == colour
 
     def test_categories_have_a_colour_each(self, spatial: Fitted) -> None:
-        """Ten categories: the eight most frequent are named, the rest are others."""
+        """Of ten categories, the eight most frequent have names and the rest are "others"."""
         model, data = spatial
         groups = np.array([f"g{min(number // 8, 9)}" for number in range(120)])
         ax = plots.plot_latent(model, data, groups, label="group")
@@ -138,7 +138,7 @@ class TestLatent:
 
 class TestShrinkage:
     def test_means_and_blups(self, grouped: Fitted) -> None:
-        """Across: residual means by store; up: the table's effects; colours: rows by store."""
+        """x are mean residuals by store, y the effects of the table, colours the rows by store."""
         model, data = grouped
         ax = plots.plot_shrinkage(model, "store", data, "delta")
         parts = model.predictive(data)
@@ -164,7 +164,7 @@ class TestShrinkage:
 
 class TestCaterpillar:
     def test_sorted_effects_with_intervals(self, grouped: Fitted) -> None:
-        """Lines are the effects in order, +- 1.645 standard deviations; the largest are named."""
+        """Lines are the sorted effects +- 1.645 standard deviations. The largest have labels."""
         model, _ = grouped
         ax = plots.plot_caterpillar(model, "store", 2, num_labels=5)
         table = model.random_effects_table("store")["gamma"]
@@ -181,7 +181,7 @@ class TestCaterpillar:
         assert len(ax.collections[1].get_segments()) == clear
 
     def test_few_levels_are_all_named(self, grouped: Fitted) -> None:
-        """Slopes of 12 patients, in order."""
+        """Sorted slopes of 12 patients."""
         model, _ = grouped
         ax = plots.plot_caterpillar(model, "patient", "beta", coefficient="t")
         slopes = model.random_effects_table("patient")["beta"].xs("t", level="coefficient")
@@ -200,7 +200,7 @@ class TestCaterpillar:
 
 class TestTrajectories:
     def test_curve_passes_through_the_effects(self, grouped: Fitted) -> None:
-        """Curve less base line is the effect; its ends are at the patient's first and last row."""
+        """Curve minus base line is the effect, from the first to the last row of the patient."""
         model, data = grouped
         axes = plots.plot_trajectories(model, "patient", data, "alpha", levels=[7, 3])
         assert [ax.get_title() for ax in axes] == ["7", "3"]
@@ -216,7 +216,7 @@ class TestTrajectories:
             assert band.y1 >= curve.get_ydata()[0] + 1.644 * deviations[first, 0]
 
     def test_base_line_is_the_average_row(self, grouped: Fitted) -> None:
-        """Mean of f(E[u | x]) over all rows and of the stores over the patient's."""
+        """Mean of f(E[u | x]) over all rows plus mean of the stores over the patient's rows."""
         model, data = grouped
         (ax,) = plots.plot_trajectories(model, "patient", data, 2, levels=[5])
         parts = model.predictive(data)
@@ -236,19 +236,19 @@ class TestTrajectories:
         model, data = grouped
         with pytest.raises(ValueError, match=r"slopes over time. Received: term='RandomIntercept"):
             plots.plot_trajectories(model, "store", data)
-        with pytest.raises(ValueError, match=r"`levels` must be keys.*unknown=\[99\]"):
+        with pytest.raises(ValueError, match=r"`levels` must be at least one key.*unknown=\[99\]"):
             plots.plot_trajectories(model, "patient", data, levels=[1, 99])
         with pytest.raises(ValueError, match=r"`axes` must be 2 axes.*axes=1"):
             plots.plot_trajectories(
                 model, "patient", data, levels=[1, 2], axes=[pyplot.subplots()[1]]
             )
         others = lmm.simulation.take(data, data["patient"] != 1)
-        with pytest.raises(ValueError, match=r"rows of every level that is shown.*level=1"):
+        with pytest.raises(ValueError, match=r"rows of every plotted level.*level=1"):
             plots.plot_trajectories(model, "patient", others, levels=[1])
 
 
 def test_reconstruction_shares(grouped: Fitted) -> None:
-    """Marks are 1 - SSE / SST of both reconstructions, features in the order of the second."""
+    """Points are 1 - SSE / SST of both reconstructions, sorted by the second one."""
     model, data = grouped
     ax = plots.plot_reconstruction(model, data)
     total = data["x"].var(axis=0)
@@ -264,7 +264,7 @@ def test_reconstruction_shares(grouped: Fitted) -> None:
 
 
 def test_variance_bars_are_the_partition(grouped: Fitted) -> None:
-    """Widths are the shares; every bar begins where the one before ends."""
+    """Widths are the shares. Every bar starts at the end of the previous one."""
     model, data = grouped
     ax = plots.plot_variance_partition(model, data)
     shares = model.variance_partition(data)
@@ -277,7 +277,7 @@ def test_variance_bars_are_the_partition(grouped: Fitted) -> None:
 
 
 def test_training_curves_have_the_loss_and_its_parts(spatial: Fitted, tmp_path: Path) -> None:
-    """One line a part, the loss, and the held-out loss; a loaded model has no history."""
+    """There is a line for each part and each loss. A loaded model has no history."""
     model = spatial[0]
     figure, given = pyplot.subplots()
     ax = plots.plot_training(model, ax=given)

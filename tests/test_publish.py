@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,18 @@ from small_models import small_model
 
 import keras_lmmvae as lmm
 from keras_lmmvae import cli
-from keras_lmmvae.export import Published, command, publish, verification
-from keras_lmmvae.export.c_process import run_in_c_process
+from keras_lmmvae.export import Published, answer_requests, publish, publishing
 from keras_lmmvae.export.model_card import data_fingerprint, model_card, render_card
 from keras_lmmvae.export.publishing import CARD_FILE, read_card
 from keras_lmmvae.export.requests import example_columns, example_requests
-from keras_lmmvae.export.verification import verify_saved_model
+from keras_lmmvae.export.verification import (
+    expected_answers,
+    served_answers,
+    verify_saved_model,
+)
 from keras_lmmvae.export.warmup import WARMUP_FILE, read_warmup_requests, write_warmup_requests
+from keras_lmmvae.runs import command
+from keras_lmmvae.runs.folder import MODEL_FILE, load_run
 from keras_lmmvae.validation import NULL_INTEGER
 
 RNG = np.random.default_rng(0)
@@ -60,6 +67,12 @@ def model() -> lmm.LMMVAE:
 
 
 @pytest.fixture(scope="module")
+def plain() -> lmm.LMMVAE:
+    """The model that is exported fastest."""
+    return fitted("plain")
+
+
+@pytest.fixture(scope="module")
 def published(model: lmm.LMMVAE, tmp_path_factory: pytest.TempPathFactory) -> Published:
     return publish(model, tmp_path_factory.mktemp("models") / "shop" / "7")
 
@@ -85,42 +98,52 @@ class TestPublish:
         assert read_card(published.folder) == json.loads(json.dumps(published.card))
         assert [path.name for path in published.folder.parent.iterdir()] == ["7"]
 
-    def test_next_version(self, tmp_path):
+    def test_next_version(self, plain, tmp_path):
         """Without a number: one more than the largest there."""
-        model = fitted("plain")
         (tmp_path / "shop" / "12").mkdir(parents=True)
         (tmp_path / "shop" / "notes").mkdir()
-        assert publish(model, tmp_path / "shop", warmup=False).folder.name == "13"
-        assert publish(model, tmp_path / "new", warmup=False).folder.name == "1"
+        assert publish(plain, tmp_path / "shop", warmup=False).folder.name == "13"
 
-    def test_a_version_is_never_replaced(self, model, tmp_path):
+    def test_a_version_is_never_replaced(self, plain, tmp_path):
         (tmp_path / "shop" / "1").mkdir(parents=True)
         with pytest.raises(ValueError, match=r"version is there already.*Received: filepath="):
-            publish(model, tmp_path / "shop" / "1")
+            publish(plain, tmp_path / "shop" / "1")
         assert list((tmp_path / "shop" / "1").iterdir()) == []
 
-    def test_refuses_on_a_mismatch(self, model, tmp_path, monkeypatch):
-        """A served answer that differs from Python's: nothing is published."""
-        honest = verification.run_in_c_process
+    def test_a_version_that_appears_meanwhile_stays(self, plain, tmp_path, monkeypatch):
+        """Another process publishes the same version while this one writes."""
+        write = publishing.write_saved_model
 
-        def dishonest(folder: Path, requests: Any) -> Any:
-            responses = honest(folder, requests)
-            responses[0]["outputs"]["reconstruction"][0][0] += 1.0
-            return responses
+        def write_late(model: lmm.LMMVAE, folder: Path) -> None:
+            write(model, folder)
+            (tmp_path / "shop" / "1").mkdir()
+            (tmp_path / "shop" / "1" / "theirs").touch()
 
-        monkeypatch.setattr(verification, "run_in_c_process", dishonest)
-        message = r"other numbers.*'reconstruction' of signature 'serving_default'.*Received: "
+        monkeypatch.setattr(publishing, "write_saved_model", write_late)
+        with pytest.raises(ValueError, match=r"version is there already.*Received: filepath="):
+            publish(plain, tmp_path / "shop" / "1", warmup=False)
+        assert [path.name for path in (tmp_path / "shop").rglob("*")] == ["1", "theirs"]
+
+    def test_refuses_on_a_mismatch(self, plain, tmp_path, monkeypatch):
+        """An export of other weights does not pass for this model's: nothing is published."""
+        other, write = fitted("plain", seed=5), publishing.write_saved_model
+        monkeypatch.setattr(publishing, "write_saved_model", lambda _, folder: write(other, folder))
+        message = r"other numbers.*in output '\w+' of signature 'serving_default'.*Received: "
         with pytest.raises(ValueError, match=message):
-            publish(model, tmp_path / "shop" / "1")
+            publish(plain, tmp_path / "shop" / "1")
         assert list((tmp_path / "shop").iterdir()) == []
 
-    def test_refuses_a_model_that_does_not_answer(self, model, tmp_path, monkeypatch):
-        def crash(folder: Path, requests: Any) -> Any:
-            raise RuntimeError("exit code=1")
+    def test_refuses_a_model_that_does_not_answer(self, plain, tmp_path, monkeypatch):
+        """An export without its variables cannot be loaded: nothing is published."""
+        write = publishing.write_saved_model
 
-        monkeypatch.setattr(verification, "run_in_c_process", crash)
-        with pytest.raises(ValueError, match="does not answer: exit code=1"):
-            publish(model, tmp_path / "shop" / "1")
+        def write_half(model: lmm.LMMVAE, folder: Path) -> None:
+            write(model, folder)
+            shutil.rmtree(folder / "variables")
+
+        monkeypatch.setattr(publishing, "write_saved_model", write_half)
+        with pytest.raises(ValueError, match=r"does not answer: \w+: .*variables"):
+            publish(plain, tmp_path / "shop" / "1")
         assert list((tmp_path / "shop").iterdir()) == []
 
     def test_not_fitted(self, tmp_path):
@@ -128,27 +151,106 @@ class TestPublish:
             publish(small_model([]), tmp_path / "shop" / "1")
         assert not (tmp_path / "shop").exists()
 
-    def test_without_serving_api(self, model, tmp_path, monkeypatch):
+    def test_without_serving_api(self, plain, tmp_path, monkeypatch):
         """An error with the remedy; without warm-up requests the model is published."""
         monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
         with pytest.raises(ImportError, match=r"pip install keras-lmmvae\[serving\]"):
-            publish(model, tmp_path / "shop" / "1")
+            publish(plain, tmp_path / "shop" / "1")
         assert list((tmp_path / "shop").iterdir()) == []
-        published = publish(model, tmp_path / "shop" / "1", warmup=False)
+        published = publish(plain, tmp_path / "shop" / "1", warmup=False)
         assert not (published.folder / WARMUP_FILE).exists()
-        assert published.requests == len(example_requests(model))
+        assert published.requests == len(example_requests(plain))
 
 
-class TestVerify:
-    def test_another_model_is_found_out(self, published):
-        """The export of this model does not pass for one with other weights."""
-        other = fitted("all", seed=5)
-        with pytest.raises(ValueError, match="other numbers than the Python model"):
-            verify_saved_model(other, published.folder, example_requests(other))
+class TestProcess:
+    """The process that answers with TensorFlow, without this package."""
+
+    @pytest.fixture(scope="class")
+    def echo(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Signatures: one that returns what it gets, one that ends the process, one too short."""
+
+        def echo(columns: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return {name: tf.identity(values) for name, values in columns.items()}
+
+        def die(x: tf.Tensor) -> dict[str, tf.Tensor]:
+            with tf.control_dependencies([tf.raw_ops.Abort(error_msg="gone")]):
+                return {"x": tf.identity(x)}
+
+        x = tf.TensorSpec((None, 2), tf.float32, "x")
+        columns = {
+            "x": x,
+            "key": tf.TensorSpec((None,), tf.int64, "key"),
+            "a.name-x": tf.TensorSpec((None,), tf.string, "a.name-x"),
+        }
+        wide = tf.TensorSpec((None, 4), tf.float32, "x")
+        signatures = {
+            "echo": tf.function(echo, input_signature=[columns]),
+            "die": tf.function(die, input_signature=[x]),
+            "encode": tf.function(lambda x: {"other": x}, input_signature=[wide]),
+        }
+        folder = tmp_path_factory.mktemp("echo")
+        tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
+        return folder
+
+    def test_values_arrive_as_they_are(self, echo):
+        """Missing and infinite cells, float32 to the last bit, all of int64, any text or name."""
+        third = float(np.float32(1.0) / np.float32(3.0))
+        x = [[np.nan, np.inf], [-np.inf, third], [float(np.float32(1e-45)), -0.0]]
+        keys, names = [NULL_INTEGER, 2**53 + 1, 2**63 - 1], ["", "Malmö 数据", 'a "quote"\n\0']
+        arrays = {"x": np.array(x, np.float32), "key": np.array(keys, np.int64)}
+        texts = np.array([name.encode() for name in names], object)
+        inputs = ({"x": x, "key": keys, "a.name-x": names}, {**arrays, "a.name-x": texts})
+        for answer in served_answers(echo, [{"signature": "echo", "inputs": i} for i in inputs]):
+            np.testing.assert_array_equal(answer["x"], x)
+            assert np.signbit(answer["x"][2][1])
+            assert answer["key"] == keys
+            assert answer["a.name-x"] == names
+
+    @pytest.mark.parametrize(
+        ("signature", "inputs", "message"),
+        [
+            ("die", {"x": [[0.0, 0.0]]}, r"process died.*gone.*Received: exit_status=-?\d+"),
+            ("absent", {}, r"no such signature, expected one of \['die', 'echo', 'enc.*'absent'"),
+            ("echo", {"x": []}, r"missing or unknown.*\['a.name-x', 'key', 'x'\].*inputs=\['x'\]"),
+        ],
+    )
+    def test_failures(self, echo, signature, inputs, message):
+        """One ValueError, whether the process dies or TensorFlow has nothing to run."""
+        with pytest.raises(ValueError, match=f"(?s)exported model does not answer: .*{message}"):
+            served_answers(echo, [{"signature": signature, "inputs": inputs}])
+
+    def test_an_output_left_out(self, echo, plain):
+        """A signature that answers less than the Python model does not pass."""
+        request = {"signature": "encode", "inputs": {"x": np.zeros((2, 4), np.float32)}}
+        message = r"leaves out.*'latent_mean' of signature 'encode'.*outputs=\['other'\]"
+        with pytest.raises(ValueError, match=message):
+            verify_saved_model(plain, echo, [request])
+
+    def test_it_cannot_import_this_package(self, published, tmp_path):
+        """After an answer neither the package nor Keras is loaded, nor can they be."""
+        request = {"signature": "random_effects_store", "inputs": {"store": [0]}}
+        (tmp_path / "requests.json").write_text(json.dumps([request]))
+        names = [str(published.folder), "requests.json", "answers.json"]
+        code = f"""
+import runpy, sys
+runpy.run_path({answer_requests.__file__!r})["main"](*{names!r})
+assert "tensorflow" in sys.modules
+for name in ("keras_lmmvae", "keras_lmmvae.validation", "keras"):
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        continue
+    sys.exit(name)
+"""
+        command = [sys.executable, "-P", "-c", code]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        (answer,) = json.loads((tmp_path / "answers.json").read_text())["answers"]
+        assert answer["known"] == [True]
 
     def test_unknown_signature(self, model):
         with pytest.raises(ValueError, match=r"no such signature.*signature='x'"):
-            verification.expected_answers(model, "x", {})
+            expected_answers(model, "x", {})
 
 
 class TestRequests:
@@ -235,17 +337,17 @@ class TestCommands:
     @pytest.fixture(scope="class")
     def run(self, model, tmp_path_factory) -> Path:
         folder = tmp_path_factory.mktemp("run")
-        model.save(folder / command.MODEL_FILE)
+        model.save(folder / MODEL_FILE)
         return folder
 
     def test_export_then_inspect(self, run, tmp_path, monkeypatch, capsys):
         """From a run to an answer without Python; the same card before and after."""
         target = tmp_path / "shop"
         assert run_main(monkeypatch, "export", str(run), "-o", str(target)) == 0
-        assert "answered without TensorFlow's Python" in capsys.readouterr().out
-        request = read_warmup_requests(target / "1")[0]
-        (response,) = run_in_c_process(target / "1", [request])
-        assert len(response["outputs"]["reconstruction"]) == 4
+        printed = " ".join(capsys.readouterr().out.split())
+        count = len(read_warmup_requests(target / "1"))
+        expected = f"{count} warm-up requests were answered by TensorFlow in a process without "
+        assert expected + "keras_lmmvae and Keras." in printed
         assert run_main(monkeypatch, "inspect", str(run)) == 0
         before = capsys.readouterr().out
         assert run_main(monkeypatch, "inspect", str(target / "1")) == 0
@@ -268,7 +370,7 @@ class TestCommands:
         other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         other.save(tmp_path / "other.keras")
         with pytest.raises(ValueError, match=r"another kind of model.*model='Sequential'"):
-            command.load_run(tmp_path / "other.keras")
+            load_run(tmp_path / "other.keras")
 
     def test_no_card(self, tmp_path):
         (tmp_path / CARD_FILE).parent.mkdir()

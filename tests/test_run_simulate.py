@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_lmmvae.runs.simulate import find_simulator, simulate
+from keras_lmmvae.runs.simulate import find_table, simulate
 
 
 def read(tmp_path):
@@ -49,12 +49,16 @@ def test_seed_fixes_the_rows(tmp_path):
 @pytest.mark.parametrize(
     ("suite", "table", "message"),
     [
-        ("nope", None, "There is no suite 'nope'"),
-        ("real", None, "are real, expected a simulated one of .'tiny'.*Received: suite='real'"),
+        (
+            "nope",
+            None,
+            "There is no simulated suite 'nope', expected one of .'tiny'.*Received: suite='nope'",
+        ),
+        ("real", None, "There is no simulated suite 'real', expected .*Received: suite='real'"),
         ("tiny", None, "needs a `--table` out of .*'longitudinal'.*Received: table=None"),
         ("tiny", "x", "needs a `--table` out of .*Received: table='x'"),
     ],
 )
 def test_unknown_names(suite, table, message):
     with pytest.raises(ValueError, match=message):
-        find_simulator(suite, table)
+        find_table(suite, table)

@@ -1,4 +1,4 @@
-"""Simulated data: its laws and its reproducibility."""
+"""Simulated data: distributions and reproducibility."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def small(function, **options) -> Simulation:
 
 
 def assert_mean(values, expected, *, sd):
-    """The mean of independent draws lies within 5 standard errors of its expectation."""
+    """The mean of independent draws is within 5 standard errors of its expectation."""
     assert np.mean(values) == pytest.approx(expected, abs=5 * sd / np.sqrt(np.size(values)))
 
 
@@ -78,7 +78,7 @@ class TestEveryStructure:
                 np.testing.assert_allclose(simulation.contribution[name][row], expected, rtol=1e-12)
 
     def test_seed_decides_all(self, function):
-        """The same seed gives the same rows and truth, another seed others."""
+        """The same seed gives the same simulation, another seed another one."""
         first, again, other = small(function), small(function), small(function, seed=2)
         for name in first.data:
             np.testing.assert_array_equal(first.data[name], again.data[name])
@@ -95,12 +95,12 @@ class TestEveryStructure:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"n": 0}, r"`n` must be at least 1\. Received: n=0"),
-            ({"n": 2.5}, r"`n` must be an int\. Received: n=2\.5"),
-            ({"latent_dim": 0}, r"`latent_dim` must be at least 1\. Received: latent_dim=0"),
+            ({"n": 0}, r"`n`, expected an integer of at least 1\. Received: n=0"),
+            ({"n": 2.5}, r"`n`, expected an integer of at least 1\. Received: n=2\.5"),
+            ({"latent_dim": 0}, r"`latent_dim`, expected an integer .*\. Received: latent_dim=0"),
             (
                 {"noise_variance": 0.0},
-                r"`noise_variance` must be a positive .* noise_variance=0\.0",
+                r"`noise_variance`, expected a finite number above 0\. .* noise_variance=0\.0",
             ),
         ],
     )
@@ -169,7 +169,7 @@ def test_true_variance_of_a_nominal_one(nominal):
 
 
 def test_longitudinal_covariance_is_literal():
-    """Per subject: the given variances, correlation 0.3 with the intercept, else 0."""
+    """Effects of a subject have the given variances, correlation 0.3 with the intercept, else 0."""
     variances = (3.0, 1.0, 0.3)
     simulation = simulate_longitudinal(
         n=2000, num_features=50, num_subjects=2000, effect_variances=variances, seed=4
@@ -188,7 +188,7 @@ def test_longitudinal_covariance_is_literal():
 
 
 def test_spatial_effects_have_the_kernel_covariance():
-    """Over many features, products of two locations average to exp(-distance**2 / (2 s))."""
+    """The mean product of effects at two locations is exp(-distance**2 / (2 s))."""
     simulation = simulate_spatial(
         n=200, num_features=4000, num_locations=12, squared_length_scale=0.3, seed=6
     )
@@ -208,7 +208,7 @@ def test_spatial_effects_have_the_kernel_covariance():
 @pytest.mark.parametrize("squared_length_scale", [3.0, 0.3, 0.01])
 @pytest.mark.parametrize("tolerance", [1e-12, 1e-8])
 def test_kernel_root_is_exact_to_its_tolerance(squared_length_scale, tolerance):
-    """|K - A @ A'| <= tolerance everywhere, repeated locations included, at a lower rank."""
+    """|K - A @ A'| <= tolerance at a low rank, with a repeated location."""
     coordinates = np.random.default_rng(7).uniform(-1, 1, (400, 2))
     coordinates[-1] = coordinates[0]
     root = rbf_root(coordinates, squared_length_scale, tolerance=tolerance)
@@ -218,7 +218,7 @@ def test_kernel_root_is_exact_to_its_tolerance(squared_length_scale, tolerance):
 
 
 def test_spatial_law_at_full_number_of_locations_is_fast_to_draw():
-    """10,000 locations need a root of rank below 250, not a 10,000 x 10,000 Cholesky."""
+    """The root of 10,000 locations has a rank below 250."""
     coordinates = np.random.default_rng(8).uniform(-1, 1, (10_000, 2))
     assert rbf_root(coordinates, 0.3).shape[1] < 250
 
@@ -229,12 +229,23 @@ def test_spatial_law_at_full_number_of_locations_is_fast_to_draw():
         (
             simulate_categorical,
             {"cardinalities": (3,)},
-            r"one value per factor.*cardinalities=\(3,\)",
+            r"one for each of them\. .*cardinalities=\(3,\), effect_variances=\(0\.3, 3\.0\)",
         ),
         (simulate_categorical, {"order": "random"}, r"`order` must be one of .*order='random'"),
-        (simulate_longitudinal, {"correlation": 0.8}, r"below 0\.707 in size.*correlation=0\.8"),
-        (simulate_longitudinal, {"effect_variances": (-1.0,)}, r"at least 0\.0.*=-1\.0"),
-        (simulate_spatial, {"squared_length_scale": -1.0}, r"positive.*squared_length_scale=-1\.0"),
+        (
+            simulate_longitudinal,
+            {"correlation": 0.8},
+            r"below 0\.707 in absolute.*correlation=0\.8",
+        ),
+        (
+            simulate_longitudinal,
+            {"effect_variances": (-1.0,)},
+            r"of at least 0\. .*variances=-1\.0",
+        ),
+        (simulate_longitudinal, {"effect_variances": ()}, r"at least one value.*variances=\(\)"),
+        (simulate_categorical, {"cardinalities": (3, 0)}, r"`cardinalities`, .* cardinalities=0"),
+        (simulate_spatial, {"effect_variance": -0.1}, r"of at least 0\. .*effect_variance=-0\.1"),
+        (simulate_spatial, {"squared_length_scale": -1.0}, r"above 0\. .*length_scale=-1\.0"),
     ],
 )
 def test_bad_arguments_of_a_structure(function, options, message):

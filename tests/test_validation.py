@@ -1,4 +1,4 @@
-"""Checks of user input: what is taken, what it becomes, and what the errors say."""
+"""Checks of user input: accepted values, their conversion and the error texts."""
 
 import datetime
 import decimal
@@ -14,7 +14,9 @@ from keras_lmmvae.validation import (
     as_float_column,
     as_keys,
     check_columns,
+    check_not_negative,
     check_positive,
+    check_probability,
     received,
 )
 
@@ -33,7 +35,7 @@ class TestReceived:
         assert len(text) == len("Received: key=") + 200
 
     def test_arrays_are_summarised(self):
-        """Data are described, not printed."""
+        """Arrays and tables are described by shape and dtype."""
         array, frame = np.zeros((2, 3)), pd.DataFrame({"a": [1.0]})
         assert received(x=array) == "Received: x=array of shape (2, 3) and dtype float64"
         assert received(x=frame) == "Received: x=DataFrame of shape (1, 1)"
@@ -43,34 +45,57 @@ class TestReceived:
 class TestCheckPositive:
     @pytest.mark.parametrize("value", [1, 0.5, np.float32(2.0), np.int64(3), 1e300])
     def test_finite_numbers_above_zero_pass(self, value):
-        """Python and NumPy numbers alike."""
+        """Python and NumPy numbers pass."""
         check_positive("scale", value)
 
     @pytest.mark.parametrize(
         "value", [0, -1.0, np.nan, np.inf, True, np.bool_(True), "1", None, [1.0], 10**400]
     )
     def test_anything_else_is_refused(self, value):
-        """The error names the argument, what was expected and what came."""
+        """The error has the argument, the expected and the received value."""
         with pytest.raises(ValueError, match="`scale`, expected a finite number above 0") as error:
             check_positive("scale", value)
         assert received(scale=value) in str(error.value)
 
     def test_integers_start_at_the_minimum(self):
-        """For integers the minimum itself is allowed."""
+        """Integers may equal the minimum."""
         check_positive("degree", 0, integer=True)
         check_positive("size", np.int32(1), integer=True, minimum=1)
 
     @pytest.mark.parametrize("value", [0, -3, 1.0, True, "2", None])
     def test_other_than_integers_are_refused(self, value):
-        """A whole float is no integer."""
+        """A float is not an integer, even if it is a whole number."""
         with pytest.raises(ValueError, match="expected an integer of at least 1") as error:
             check_positive("size", value, integer=True, minimum=1)
         assert received(size=value) in str(error.value)
 
 
+class TestOtherNumbers:
+    @pytest.mark.parametrize("value", [0, 0.0, 1, 2.5, np.float32(0.1), np.int64(3)])
+    def test_zero_is_not_negative(self, value):
+        """Zero and all positive finite numbers pass."""
+        check_not_negative("weight", value)
+
+    @pytest.mark.parametrize("value", [-1e-9, np.nan, np.inf, True, "1", None, 10**400])
+    def test_negative_numbers_are_refused(self, value):
+        """So is anything that is not a finite number."""
+        with pytest.raises(ValueError, match="`weight`, expected a finite number of at") as error:
+            check_not_negative("weight", value)
+        assert received(weight=value) in str(error.value)
+
+    def test_probabilities_exclude_their_bounds(self):
+        """Numbers above 0 and below 1 pass."""
+        check_probability("level", 0.5)
+        check_probability("level", np.float32(1e-9))
+        for value in (0, 0.0, 1, 1.0, -0.1, np.nan, True, "0.5", None):
+            with pytest.raises(ValueError, match="`level`, expected a number between") as error:
+                check_probability("level", value)
+            assert received(level=value) in str(error.value)
+
+
 class TestCheckColumns:
     def test_number_of_rows_is_returned(self):
-        """Lists, arrays, tensors, series and frames count by their rows; others are not read."""
+        """Lists, arrays, tensors, series and frames have rows. Other columns are not read."""
         data = {
             "x": pd.DataFrame({"f": [1.0, 2.0]}),
             "a": [1, 2],
@@ -82,18 +107,18 @@ class TestCheckColumns:
         assert check_columns(data, ["x", "a", "b", "c", "d"]) == 2
 
     def test_no_columns_have_no_rows(self):
-        """Nothing asked for, nothing to check."""
+        """Without columns the number of rows is 0."""
         assert check_columns({}, []) == 0
 
     @pytest.mark.parametrize("data", [np.zeros((3, 2)), [1, 2], None, "x"])
     def test_data_must_be_a_dict(self, data):
-        """The error says how data are handed in."""
+        """The error says which form the data must have."""
         with pytest.raises(ValueError, match="must be a dict of arrays.*Received: type=") as error:
             check_columns(data, ["x"])
         assert type(data).__name__ in str(error.value)
 
     def test_missing_columns_are_listed(self):
-        """The error lists what is missing, what was expected and what is there."""
+        """The error lists the missing, the expected and the received columns."""
         expected = (
             r"lack the column\(s\) \['a', 'b'\], expected all of \['x', 'a', 'b'\]. "
             r"Received: columns=\['x', 'z'\]"
@@ -102,18 +127,18 @@ class TestCheckColumns:
             check_columns({"x": [1], "z": [1]}, ["x", "a", "b"])
 
     def test_unequal_lengths_are_refused(self):
-        """The error gives every column's length."""
+        """The error has the length of every column."""
         with pytest.raises(ValueError, match=r"Received: lengths=\{'x': 1, 'a': 2\}"):
             check_columns({"x": [1], "a": [1, 2]}, ["x", "a"])
 
     def test_empty_data_are_refused(self):
-        """At least one row."""
+        """Data must have at least one row."""
         with pytest.raises(ValueError, match="expected at least one. Received: rows=0"):
             check_columns({"x": np.zeros((0, 3))}, ["x"])
 
     @pytest.mark.parametrize("value", ["store", b"store", 3, None, np.float64(1.0), {"a": 1}])
     def test_columns_must_be_arrays(self, value):
-        """A lone value is no column, and a string is no sequence of its letters."""
+        """Scalars, strings and dicts are not columns."""
         with pytest.raises(ValueError, match="'a' must be an array with one entry per") as error:
             check_columns({"a": value}, ["a"])
         assert received(a=value) in str(error.value)
@@ -122,7 +147,7 @@ class TestCheckColumns:
 class TestAsFeatures:
     @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
     def test_floats_keep_their_width(self, dtype):
-        """No copy is made wider than the user's data."""
+        """The result has the precision of the input."""
         assert as_features(np.ones((2, 3), dtype)).dtype == dtype
 
     @pytest.mark.parametrize(
@@ -140,13 +165,13 @@ class TestAsFeatures:
         ids=lambda x: type(x).__name__,
     )
     def test_numbers_of_any_kind_become_floats(self, x):
-        """Integers, decimals, tensors and frames are taken."""
+        """Integers, decimals, tensors and frames are accepted."""
         values = as_features(x)
         assert values.dtype in (np.float32, np.float64)
         np.testing.assert_array_equal(values, [[1.0, 2.0], [3.0, 4.0]])
 
     def test_booleans_become_zero_and_one(self):
-        """Indicators are features."""
+        """Booleans become 0 and 1."""
         np.testing.assert_array_equal(as_features([[True, False]]), [[1.0, 0.0]])
 
     @pytest.mark.parametrize(
@@ -163,7 +188,7 @@ class TestAsFeatures:
         ids=["nan", "None", "NA", "masked float", "masked int", "nullable", "nullable boolean"],
     )
     def test_missing_cells_become_nan(self, x):
-        """Every way of saying "missing" is NaN."""
+        """All kinds of missing values become NaN."""
         np.testing.assert_array_equal(as_features(x), [[1.0, np.nan]])
 
     @pytest.mark.parametrize(
@@ -179,7 +204,7 @@ class TestAsFeatures:
         ids=["text", "mixed", "complex", "datetime", "date", "bytes"],
     )
     def test_other_arrays_are_refused(self, x):
-        """Nothing is parsed, and no date becomes nanoseconds."""
+        """Text is not parsed, and dates are not converted to nanoseconds."""
         with pytest.raises(ValueError, match="'x' must be numeric: encode or drop") as error:
             as_features(x)
         assert received(x=x) in str(error.value)
@@ -200,13 +225,13 @@ class TestAsFeatures:
 
     @pytest.mark.parametrize("shape", [(3,), (3, 0), (2, 2, 2), ()])
     def test_other_than_matrices_are_refused(self, shape):
-        """Two axes, and at least one feature."""
+        """Features must have two axes and at least one column."""
         with pytest.raises(ValueError, match=r"matrix of shape \(rows, features\)") as error:
             as_features(np.zeros(shape))
         assert f"Received: x=array of shape {shape}" in str(error.value)
 
     def test_width_must_be_that_of_the_model(self):
-        """The error gives both widths."""
+        """The error has the expected and the received width."""
         with pytest.raises(ValueError, match="have the 3 columns.*Received: columns=2"):
             as_features(np.zeros((1, 2)), num_features=3)
 
@@ -237,13 +262,13 @@ class TestAsFloatColumn:
         ids=lambda values: type(values).__name__,
     )
     def test_numbers_become_float64(self, values):
-        """Every container of numbers, and every way of saying "missing"."""
+        """All containers of numbers and all kinds of missing values are accepted."""
         column = as_float_column("t", values)
         assert column.dtype == np.float64
         np.testing.assert_array_equal(column, [1.0, 2.5, np.nan])
 
     def test_integers_and_booleans_are_numbers(self):
-        """Nullable integers, unsigned ones and Booleans."""
+        """Nullable integers, unsigned integers and Booleans are accepted."""
         for values in (pd.array([1, 0], "Int64"), np.array([1, 0], np.uint8), [True, False]):
             np.testing.assert_array_equal(as_float_column("t", values), [1.0, 0.0])
 
@@ -252,7 +277,7 @@ class TestAsFloatColumn:
         np.testing.assert_array_equal(as_float_column("t", [1, NULL_INTEGER]), [1.0, np.nan])
 
     def test_large_values_keep_their_digits(self):
-        """Metres of a map grid and years pass unchanged."""
+        """Large values are not rounded."""
         values = np.array([5_000_000.125, 2000.5])
         np.testing.assert_array_equal(as_float_column("t", values), values)
 
@@ -267,7 +292,7 @@ class TestAsFloatColumn:
         ],
     )
     def test_other_types_are_refused(self, values, kind):
-        """Text is not parsed, and a date is no number of nanoseconds."""
+        """Text is not parsed, and dates are not converted to nanoseconds."""
         expected = "'t' must be a numeric vector: .* dates into numbers such as days since the fir"
         with pytest.raises(ValueError, match=expected) as error:
             as_float_column("t", values)
@@ -277,7 +302,7 @@ class TestAsFloatColumn:
         "values", [np.zeros((2, 1)), pd.DataFrame([[1.0, 2.0]], columns=["t", "t"])]
     )
     def test_tables_are_refused(self, values):
-        """A column name that stands twice gives a table, which the error explains."""
+        """A duplicated column name gives a table. The error says so."""
         expected = "'t' must be a vector with one entry per row, without a second column"
         with pytest.raises(ValueError, match=expected) as error:
             as_float_column("t", values)
@@ -309,7 +334,7 @@ class TestAsKeysInteger:
         ids=lambda values: f"{type(values).__name__} {getattr(values, 'dtype', '')}",
     )
     def test_whole_numbers_become_int64(self, values):
-        """Signed, small, nullable, categorical, and floats that are whole."""
+        """Integers of all types and floats that are whole numbers are accepted."""
         keys = as_keys("store", values)
         assert keys.dtype == np.int64
         np.testing.assert_array_equal(keys, [3, -1])
@@ -329,7 +354,7 @@ class TestAsKeysInteger:
         ids=["nan", "None", "NA", "object nan", "Int64", "Categorical", "masked", "INT64_MIN"],
     )
     def test_missing_keys_become_the_null_integer(self, values):
-        """NaN, None, NA, masks and INT64_MIN itself all say "no key"."""
+        """NaN, None, NA, masks and INT64_MIN are null keys."""
         np.testing.assert_array_equal(as_keys("store", values), [3, NULL_INTEGER])
 
     @pytest.mark.parametrize(
@@ -344,16 +369,16 @@ class TestAsKeysInteger:
         ids=["list", "bool", "object", "boolean", "Categorical"],
     )
     def test_booleans_become_one_and_zero(self, values):
-        """A two-level factor."""
+        """Booleans are a factor with two levels."""
         np.testing.assert_array_equal(as_keys("store", values), [1, 0])
 
     def test_missing_booleans_become_null(self):
-        """A Boolean column with gaps stays an integer column."""
+        """A Boolean column with missing values becomes an integer column."""
         for values in (np.array([True, None], object), pd.array([True, None], "boolean")):
             np.testing.assert_array_equal(as_keys("store", values), [1, NULL_INTEGER])
 
     def test_the_largest_and_smallest_keys_are_kept(self):
-        """All 64 bits but the null integer are keys."""
+        """All 64-bit integers except the null integer are keys."""
         values = [2**63 - 1, NULL_INTEGER + 1]
         assert as_keys("store", values).tolist() == values
 
@@ -380,7 +405,7 @@ class TestAsKeysInteger:
         "values", [[1.0, 2.0**53], np.array([1, 2**24], np.float32), [1.0, np.inf], [1e300]]
     )
     def test_floats_that_lost_digits_are_refused(self, values):
-        """From there on neighbouring keys are the same float."""
+        """Beyond this size neighbouring integers are the same float."""
         with pytest.raises(ValueError, match="floats too large to tell .* apart: read") as error:
             as_keys("store", values)
         assert received(key=float(values[-1])) in str(error.value)
@@ -404,7 +429,7 @@ class TestAsKeysString:
         ids=lambda values: f"{type(values).__name__} {getattr(values, 'dtype', '')}",
     )
     def test_text_becomes_python_strings(self, values):
-        """NumPy's strings, bytes in UTF-8, pandas' strings, categories and tensors."""
+        """NumPy strings, UTF-8 bytes, pandas strings, categories and tensors are accepted."""
         keys = as_keys("store", values)
         assert keys.dtype == object
         assert [type(key) for key in keys] == [str, str]
@@ -424,19 +449,19 @@ class TestAsKeysString:
         ids=["None", "empty", "nan", "NA", "string", "Categorical", "bytes"],
     )
     def test_missing_keys_become_the_empty_string(self, values):
-        """None, NaN, NA and the empty string all say "no key"."""
+        """None, NaN, NA and the empty string are null keys."""
         assert as_keys("store", values).tolist() == ["a", ""]
 
     @pytest.mark.parametrize(
         "values", [[None, None], [np.nan, np.nan], pd.array([None] * 2, "Int64")]
     )
     def test_no_keys_at_all_are_all_null(self, values):
-        """Without any key the type is open."""
+        """A column with only null keys becomes strings."""
         assert as_keys("store", values).tolist() == ["", ""]
 
     @pytest.mark.parametrize("values", [["a", "\ud800"], [b"a", b"\xff"]], ids=["text", "bytes"])
     def test_broken_text_is_refused(self, values):
-        """What UTF-8 cannot hold could neither be looked up nor saved."""
+        """Text that is not valid UTF-8 raises an error."""
         with pytest.raises(ValueError, match="'store' must be text in UTF-8") as error:
             as_keys("store", values)
         assert received(key=values[1]) in str(error.value)
@@ -459,7 +484,7 @@ class TestAsKeysString:
         ids=str,
     )
     def test_other_types_are_refused(self, values, kind):
-        """The error says how to convert, and shows the kind and the first key."""
+        """The error says how to convert the keys and has their kind and the first one."""
         expected = "all strings or all whole numbers: convert dates, .* with `.astype"
         with pytest.raises(ValueError, match=expected) as error:
             as_keys("store", values)
@@ -469,13 +494,13 @@ class TestAsKeysString:
         "values", [np.array([["a"], ["b"]]), pd.DataFrame([["a", "b"]], columns=["store"] * 2)]
     )
     def test_tables_are_refused(self, values):
-        """A column name that stands twice gives a table, which the error explains."""
+        """A duplicated column name gives a table. The error says so."""
         with pytest.raises(ValueError, match="'store' must be a vector with one entry") as error:
             as_keys("store", values)
         assert received(store=values) in str(error.value)
 
     def test_normalising_twice_changes_nothing(self):
-        """Prepared keys are keys."""
+        """Normalised keys do not change when they are normalised again."""
         for values in ([1, None], ["a", None]):
             keys = as_keys("store", values)
             assert as_keys("store", keys).tolist() == keys.tolist()

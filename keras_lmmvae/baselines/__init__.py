@@ -1,4 +1,4 @@
-"""Baselines to compare with, in the contract of scikit-learn: `fit`, `transform`, `reconstruct`."""
+"""Baselines to compare with, as scikit-learn estimators: `fit`, `transform`, `reconstruct`."""
 
 from keras_lmmvae.baselines.base import Baseline
 from keras_lmmvae.baselines.blup_pca import BLUPPCA

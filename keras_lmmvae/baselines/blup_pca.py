@@ -1,4 +1,4 @@
-"""Shrunken group means, then principal components of what is left."""
+"""BLUPs of group means, then principal components of the residuals."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -14,35 +14,35 @@ __all__ = ["BLUPPCA"]
 
 
 class BLUPPCA(Baseline):
-    """Linear mixed model of each feature by itself, then principal components of the residuals.
+    """Linear mixed model of each feature, then principal components of its residuals.
 
         x[i] = mean + sum{ B_k[code_k[i]] : k=1...K } + residual[i]
         B_k ~ MatrixNormal(0, I_q, diag(effect_variance_k))
         residual[i] = u[i] @ components + e[i]
 
-    The mixed model is `GroupMeans`. Strong where the fixed part is nearly linear and the groups
-    explain much. Cost: linear in the number of rows.
+    The mixed model is `GroupMeans`. The method works well if the fixed part is nearly linear and
+    groups explain much of the variance. The cost is linear in the number of rows.
 
     Args:
         latent_dim: Positive int, number of components `d`, at most the number of features.
-        groups: Names of the columns with the keys of the factors, str or int keys. Null keys and,
-            after `fit`, unseen keys have an effect of 0.
-        seed: Optional int, for the randomised solver that scikit-learn takes for large data.
+        groups: Names of the columns of the factors, str or int keys. The effect of null keys and
+            of unseen keys is 0.
+        seed: Optional int for scikit-learn's randomised solver, which it uses for large data.
             Defaults to 0.
 
     Attributes:
-        group_means_: The fitted `GroupMeans`; its estimates are attributes here, too.
+        group_means_: The fitted `GroupMeans`. The next five attributes are taken from it.
         mean_: Float64 array `(p,)`.
-        levels_: Dict of `pandas.Index`, the keys of each column's levels.
-        effects_: Dict of float64 arrays `(q, p)`, the shrunken means of the levels.
+        levels_: Dict of `pandas.Index`, the keys of the levels of each column.
+        effects_: Dict of float64 arrays `(q, p)`, the BLUPs of the levels.
         effect_variance_: Dict of float64 arrays `(p,)`, in squared units of the features.
-        noise_variance_: Float64 array `(p,)`, variance of the residual, u included.
+        noise_variance_: Float64 array `(p,)`, variance of the residual including u.
         pca_: The fitted `sklearn.decomposition.PCA` of the residuals.
         n_features_in_: Int, number of features `p`.
 
     Raises:
         ValueError: In `fit`, if `latent_dim` is out of range, `x` has missing cells, a column of
-            `groups` is missing, or each of its levels has only one row.
+            `groups` is missing, or all of its levels have only one row.
 
     Example:
         >>> import numpy as np
@@ -88,7 +88,7 @@ class BLUPPCA(Baseline):
     def log_likelihood(self, data: Data, num_samples: int = 0) -> FloatArray:
         """Returns the rows' log densities given the training rows, float64 `(n,)`.
 
-        What is not known of the group effects is added to the noise.
+        The posterior variance of the group effects is added to the noise.
         """
         del num_samples
         check_is_fitted(self)

@@ -1,4 +1,4 @@
-"""Shrunken group means, then a variational autoencoder of what is left."""
+"""BLUPs of group means, then a variational autoencoder of the residuals."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -15,23 +15,23 @@ __all__ = ["BLUPVAE"]
 
 
 class BLUPVAE(LatentVariableBaseline):
-    """Linear mixed model of each feature by itself, then a plain VAE of the residuals.
+    """Linear mixed model of each feature, then a plain VAE of the residuals.
 
         x[i] = mean + sum{ B_k[code_k[i]] : k=1...K } + f(u[i]) + e[i]
 
-    The mixed model is `GroupMeans`, the autoencoder `VAEBaseline`: one after the other, where
-    LMMVAE fits them jointly.
+    The mixed model is `GroupMeans`, the autoencoder `VAEBaseline`. They are fitted one after the
+    other, while `LMMVAE` fits both parts jointly.
 
     Args:
         latent_dim: Positive int, `d`, at most the number of features.
-        groups: Names of the columns with the keys of the factors, str or int keys. Null keys and,
-            after `fit`, unseen keys have an effect of 0.
-        hidden_units: Widths of the encoder's dense layers, mirrored in the decoder. Defaults to
-            (1000, 500).
+        groups: Names of the columns of the factors, str or int keys. The effect of null keys and
+            of unseen keys is 0.
+        hidden_units: Widths of the dense layers of the encoder. The decoder has the same in
+            reverse order. Defaults to (1000, 500).
         activation: Activation of these layers. Defaults to "relu".
         epochs: Positive int. Defaults to 25.
         batch_size: Positive int. Defaults to 128.
-        learning_rate: Positive float, at the first step. Defaults to 2e-3.
+        learning_rate: Positive float, learning rate of the first step. Defaults to 2e-3.
         kl_weight: Non-negative float, weight of KL(q(u) || p(u)). Defaults to 1.0.
         seed: Optional int that fixes initial weights, order of the rows and draws.
 
@@ -42,7 +42,7 @@ class BLUPVAE(LatentVariableBaseline):
 
     Raises:
         ValueError: In `fit`, if an argument is out of its range, `x` has missing cells or a
-            constant feature, a column of `groups` is missing, or each of its levels has only one
+            constant feature, a column of `groups` is missing, or all of its levels have only one
             row.
 
     Example:
@@ -98,11 +98,11 @@ class BLUPVAE(LatentVariableBaseline):
         return decoded + tf.cast(self._population_and_groups(data), tf.float32)
 
     def _error_variance(self, data: Data) -> FloatArray:
-        """Noise, and what is not known of the group effects, `(n, p)`."""
+        """Returns noise variance plus posterior variance of the group effects, `(n, p)`."""
         return self.vae_.noise_variance_ + self.group_means_.contribution_variance(data)
 
     def _residual(self, data: Data) -> dict[str, FloatArray]:
-        """Returns rows less mean and group effects, with no other column."""
+        """Returns the features minus mean and group effects, without other columns."""
         return {"x": self._known_features(data) - self._population_and_groups(data)}
 
     def _population_and_groups(self, data: Data) -> FloatArray:

@@ -1,14 +1,34 @@
-"""Effect columns of the data dicts, and the arguments of training, checked."""
+"""Effect columns of the data and the levels of grouping columns, and checks of arguments."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from keras_lmmvae.baselines.base import Data, FloatArray
-from keras_lmmvae.validation import as_float_column, as_keys, check_positive, received
+from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
+from keras_lmmvae.validation import (
+    NULL_INTEGER,
+    as_float_column,
+    as_keys,
+    check_columns,
+    check_not_negative,
+    check_positive,
+    received,
+)
 
-__all__ = ["check_training", "key_column", "number_column"]
+__all__ = [
+    "Levels",
+    "check_groups",
+    "check_training",
+    "is_null",
+    "key_column",
+    "number_column",
+]
+
+IntArray = npt.NDArray[np.int64]
 
 
 def check_training(
@@ -19,7 +39,7 @@ def check_training(
     learning_rate: float,
     kl_weight: float,
 ) -> None:
-    """Raises a ValueError on an argument of training that is out of its range."""
+    """Raises a ValueError if an argument of the training is out of its range."""
     if isinstance(hidden_units, int) or len(hidden_units) == 0:
         raise ValueError(
             "`hidden_units` must be a list with the width of at least one layer. "
@@ -30,55 +50,120 @@ def check_training(
     check_positive("epochs", epochs, integer=True, minimum=1)
     check_positive("batch_size", batch_size, integer=True, minimum=1)
     check_positive("learning_rate", learning_rate)
-    if kl_weight != 0:
-        check_positive("kl_weight", kl_weight)
+    check_not_negative("kl_weight", kl_weight)
 
 
-def number_column(data: Data, name: str, n: int) -> FloatArray:
+def check_groups(groups: Sequence[str], minimum: int) -> None:
+    """Raises a ValueError unless `groups` is a list of at least `minimum` (0 or 1) names."""
+    if isinstance(groups, str) or len(groups) < minimum:
+        expected = "at least one column name" if minimum else "column names"
+        raise ValueError(f"`groups` must be a list of {expected}. " + received(groups=groups))
+
+
+def number_column(data: Data, name: str) -> FloatArray:
     """Returns a column of finite numbers, float64 `(n,)`.
 
     Raises:
-        ValueError: If it is missing, of another length, or has a value that is no finite number.
+        ValueError: If the column is missing, has another length than `x`, or has a value that is
+            not a finite number.
 
     Example:
-        >>> import numpy as np
-        >>> number_column({"t": np.array([1, 2])}, "t", 2).tolist()
+        >>> number_column({"x": np.zeros((2, 1)), "t": np.array([1, 2])}, "t").tolist()
         [1.0, 2.0]
     """
-    values: FloatArray = as_float_column(name, _column(data, name, n))
+    check_columns(data, ["x", name])
+    values: FloatArray = as_float_column(name, data[name])
     missing = np.isnan(values)
     if missing.any():
         raise ValueError(
-            f"The column '{name}' must have no missing values: its rows have no place without. "
+            f"The column '{name}' must have no missing values. "
             + received(row=int(np.argmax(missing)), missing=int(missing.sum()))
         )
     return values
 
 
-def key_column(data: Data, name: str, n: int) -> np.ndarray:
+def key_column(data: Data, name: str) -> np.ndarray:
     """Returns a column of keys as `as_keys` normalises them, int64 or str `(n,)`.
 
     Raises:
-        ValueError: If it is missing, of another length, or neither text nor whole numbers.
+        ValueError: If the column is missing, has another length than `x`, or has keys that are
+            neither strings nor whole numbers.
 
     Example:
-        >>> import numpy as np
-        >>> key_column({"subject": np.array(["b", "a"])}, "subject", 2).tolist()
+        >>> key_column({"x": np.zeros((2, 1)), "store": np.array(["b", "a"])}, "store").tolist()
         ['b', 'a']
     """
-    return as_keys(name, _column(data, name, n))
+    check_columns(data, ["x", name])
+    return as_keys(name, data[name])
 
 
-def _column(data: Data, name: str, n: int) -> Any:
-    """Returns one column with an entry for each row of `x`."""
-    if name not in data:
+def is_null(keys: np.ndarray) -> npt.NDArray[np.bool_]:
+    """Returns which keys from `as_keys` are null, bool `(n,)`."""
+    return np.asarray(keys == (NULL_INTEGER if keys.dtype.kind == "i" else ""), np.bool_)
+
+
+class Levels:
+    """Levels of grouping columns, with codes in the order of their first row.
+
+    Null keys are those of `LMMVAE`: None, NaN, the empty string and `NULL_INTEGER`. scikit-learn's
+    `OrdinalEncoder` does not recognise the last two.
+
+    Args:
+        data: Training data with `x` and the columns `groups`, str or int keys.
+        groups: Names of the columns.
+
+    Attributes:
+        keys: Dict of `pandas.Index`, the distinct keys of each column without null keys.
+
+    Raises:
+        ValueError: If a column is missing, has another length than `x`, or only null keys.
+
+    Example:
+        >>> stores = Levels({"x": np.zeros((3, 1)), "store": np.array(["b", "a", "b"])}, ["store"])
+        >>> stores.codes({"x": np.zeros((3, 1)), "store": np.array(["a", "c", ""])})["store"]
+        array([ 1, -1, -2])
+    """
+
+    def __init__(self, data: Data, groups: Sequence[str]) -> None:
+        self.keys = {name: _distinct(name, key_column(data, name)) for name in groups}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of levels `q` of each column."""
+        return {name: len(keys) for name, keys in self.keys.items()}
+
+    def codes(self, data: Data) -> dict[str, IntArray]:
+        """Returns the codes of each column, `(n,)`: `UNKNOWN_CODE` if unseen, `NULL_CODE` if null.
+
+        Raises:
+            ValueError: If a column is missing, has another length than `x`, or keys of another
+                type than the training data.
+        """
+        return {
+            name: _lookup(name, levels, key_column(data, name))
+            for name, levels in self.keys.items()
+        }
+
+
+def _distinct(name: str, keys: np.ndarray) -> pd.Index:
+    levels = pd.Index(keys[~is_null(keys)]).unique()
+    if len(levels) == 0:
         raise ValueError(
-            f"The data must have the column '{name}'. " + received(columns=sorted(data))
+            f"The column '{name}' must have at least one key that is not null. "
+            + received(rows=len(keys), levels=0)
         )
-    column = data[name]
-    if np.shape(column) != (n,):
+    return levels
+
+
+def _lookup(name: str, levels: pd.Index, keys: np.ndarray) -> IntArray:
+    null = is_null(keys)
+    codes = np.full(len(keys), NULL_CODE, np.int64)
+    present = pd.Index(keys[~null])
+    if len(present) and is_numeric_dtype(levels) != is_numeric_dtype(present):
         raise ValueError(
-            f"The column '{name}' must have one entry for each of the {n} rows of `x`. "
-            + received(shape=np.shape(column))
+            f"The keys of column '{name}' must be of the type that was fitted, {levels.dtype}. "
+            + received(keys=keys)
         )
-    return column
+    places = levels.get_indexer(present)
+    codes[~null] = np.where(places >= 0, places, UNKNOWN_CODE)
+    return codes

@@ -1,4 +1,4 @@
-"""The variational autoencoder inside the baselines, with any use of the rows' groups."""
+"""Keras model of the variational autoencoders, with or without groups as inputs."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -6,10 +6,9 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from keras_lmmvae.baselines.level_table import LevelTable
-from keras_lmmvae.baselines.one_hot_dense import OneHotDense
+from keras_lmmvae.baselines.level_layers import LevelTable, OneHotDense
+from keras_lmmvae.baselines.noise import mean_noise_log_likelihood, updated_noise_variance
 from keras_lmmvae.elbo import latent_kl
-from keras_lmmvae.likelihood import NOISE_MOMENTUM, NOISE_VARIANCE_FLOOR, gaussian_log_likelihood
 from keras_lmmvae.networks import LatentDecoder, LatentEncoder, dense_stack, layer_seeds
 
 __all__ = ["Coding", "ConditionalVAE"]
@@ -19,24 +18,25 @@ Rows = dict[str, tf.Tensor]
 
 
 class ConditionalVAE(keras.Model):
-    """Variational autoencoder whose networks may read the levels of grouping factors.
+    """Variational autoencoder whose networks may have the levels of factors as inputs.
 
         x[i] = f(u[i], c[i]) + e[i],  u[i] ~ Normal(0, I_d),  e[i] ~ Normal(0, diag(noise_variance))
         q(u[i]) = Normal(encoder(x[i], c[i]))
 
-    with `c[i]` the embedded or one-hot coded levels. Without them it is `LMMVAE(latent_dim, ())`:
-    the same networks, initial weights, draws and loss, with the noise variance learned as the
-    running mean of the squared training errors of each feature.
+    c[i] are the embedded or one-hot coded levels. Without them the model is
+    `LMMVAE(latent_dim, ())`: it has the same networks, initial weights, draws and loss. The noise
+    variance is the running mean of the squared training errors of each feature.
 
     Args:
         latent_dim: Positive int, `d`.
         num_features: Positive int, `p`.
-        num_levels: Levels of all factors together, `q`; 0 if `coding` is "ignore".
+        num_levels: Levels of all factors together, `q`. 0 if `coding` is "ignore".
         num_groups: Number of factors, `K`.
-        coding: How the encoder reads the levels: "ignore", "one-hot" or "embedding".
-        condition_decoder: Whether the decoder reads the embeddings, too.
-        embedding_dim: Positive int, length of a factor's embedding.
-        hidden_units: Widths of the encoder's dense layers, mirrored in the decoder.
+        coding: How the encoder uses the levels: "ignore", "one-hot" or "embedding".
+        condition_decoder: Whether the decoder has the embeddings as inputs, too.
+        embedding_dim: Positive int, length of the embedding of a factor.
+        hidden_units: Widths of the dense layers of the encoder. The decoder has the same in
+            reverse order.
         activation: Activation of these layers.
         kl_weight: Non-negative float, weight of KL(q(u) || p(u)).
         seed: Optional int that fixes initial weights and draws.
@@ -75,7 +75,8 @@ class ConditionalVAE(keras.Model):
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.loss_tracker = keras.metrics.Mean(name="loss")
         *network_seeds, level_seed = list(layer_seeds(seed))[:5]
-        widths, hidden = [num_features, latent_dim], list(hidden_units)  # into encoder, decoder
+        # Input widths of encoder and decoder.
+        widths, hidden = [num_features, latent_dim], list(hidden_units)
         if coding == "one-hot":
             widths[0] = hidden.pop(0)
             self.first = OneHotDense(widths[0], num_features, num_levels, activation, level_seed)
@@ -107,7 +108,7 @@ class ConditionalVAE(keras.Model):
         activation: Any,
         seeds: Sequence[int | None],
     ) -> None:
-        """Makes encoder and decoder of the given input widths and hidden layers."""
+        """Makes encoder and decoder with the given input widths and hidden layers."""
         policy = self.dtype_policy
         trunks = [
             dense_stack(units, activation, name, policy, seed) if units else keras.layers.Identity()
@@ -127,15 +128,15 @@ class ConditionalVAE(keras.Model):
         return [self.loss_tracker]
 
     def build(self, input_shape: Any = None) -> None:
-        """Weights are made with the model, whose arguments say all sizes."""
+        """Does nothing: `__init__` makes all weights, because its arguments give all sizes."""
 
     def posterior(self, rows: Rows, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         """Mean and log variance of q(u), `(b, d)` each.
 
         Args:
-            rows: Dict with "x", float32 `(b, p)`, standardised, and, unless `coding` is
-                "ignore", "codes", int `(b, K)`: places among the levels of all factors,
-                negative where unseen or null.
+            rows: Dict with "x", float32 `(b, p)`, standardised. Unless `coding` is "ignore", it
+                also has "codes", int `(b, K)`: positions among the levels of all factors. They
+                are negative for unseen and null keys.
             training: Whether the call is part of a training step.
         """
         values = rows["x"]
@@ -146,7 +147,7 @@ class ConditionalVAE(keras.Model):
         return self.latent_encoder(values, training=training)
 
     def decode(self, latent: tf.Tensor, rows: Rows, training: bool = False) -> tf.Tensor:
-        """`f(u, c)`, `(b, p)`, standardised, of latents `(b, d)`; of `rows` it reads "codes"."""
+        """`f(u, c)` of latents `(b, d)` and `rows["codes"]`: `(b, p)`, standardised."""
         if self.condition_decoder:
             latent = tf.concat([latent, self._embedded(rows)], axis=1)
         return self.latent_decoder(latent, training=training)
@@ -156,12 +157,12 @@ class ConditionalVAE(keras.Model):
         return self.decode(self.posterior(inputs, training)[0], inputs, training)
 
     def _embedded(self, rows: Rows) -> tf.Tensor:
-        """The embeddings of the rows' levels side by side, `(b, K * embedding_dim)`."""
+        """Concatenated embeddings of the levels of each row, `(b, K * embedding_dim)`."""
         vectors = self.embedding(rows["codes"])
         return tf.reshape(vectors, (-1, vectors.shape[1] * vectors.shape[2]))
 
     def train_step(self, rows: Rows) -> dict[str, tf.Tensor]:
-        """Gradient step on the networks, then a step of the noise variance."""
+        """Gradient step for the networks, then an update of the noise variance."""
         (rows,) = rows if isinstance(rows, tuple) else (rows,)
         noise = tf.convert_to_tensor(self.noise_variance)
         with tf.GradientTape() as tape:
@@ -169,15 +170,11 @@ class ConditionalVAE(keras.Model):
             draws = keras.random.normal(tf.shape(mean), dtype="float32", seed=self.seed_generator)
             latent = mean + tf.exp(0.5 * log_var) * draws
             error = rows["x"] - self.decode(latent, rows, training=True)
-            # As in LMMVAE: the networks weigh all standardised features equally.
-            variance = tf.fill(noise.shape, tf.reduce_mean(noise))
-            log_likelihood = gaussian_log_likelihood(error, variance, None)
+            log_likelihood = mean_noise_log_likelihood(error, noise)
             negative_elbo = self.kl_weight * latent_kl(mean, log_var) - log_likelihood
             loss = self.optimizer.scale_loss(tf.reduce_mean(negative_elbo))
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(loss, variables), variables)
-        squares = tf.reduce_mean(tf.square(error), axis=0)
-        updated = NOISE_MOMENTUM * noise + (1.0 - NOISE_MOMENTUM) * squares
-        self.noise_variance.assign(tf.maximum(updated, NOISE_VARIANCE_FLOOR))
+        self.noise_variance.assign(updated_noise_variance(noise, error))
         self.loss_tracker.update_state(negative_elbo)
         return {"loss": self.loss_tracker.result()}

@@ -1,4 +1,4 @@
-"""Exact log density of a linear Gaussian latent: probabilistic PCA with noise by feature."""
+"""Exact log density of probabilistic PCA with a noise variance for each feature."""
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -7,22 +7,23 @@ from keras_lmmvae.baselines.base import FloatArray
 
 __all__ = ["FactorDensity"]
 
-NOISE_FLOOR = 1e-6  # least share of a feature's variance that is noise
+NOISE_FLOOR = 1e-6  # lowest share of noise in the variance of a feature
 
 
 class FactorDensity:
-    """Density of residuals whose principal components are known.
+    """Gaussian density of residuals with known principal components.
 
         residual[i] = loadings @ u[i] + e[i],  u ~ Normal(0, I_d),  e ~ Normal(0, diag(noise))
 
-    The loadings are those of probabilistic PCA, components times
-    sqrt(explained variance - mean of the variances left out); the noise of a feature is the rest
-    of its variance. Components of more columns than the features (one-hot groups) are those of
-    a model of all columns, of which this is the density of the features alone.
+    The loadings are those of probabilistic PCA: components times
+    sqrt(explained variance - mean variance of the components that were left out). The noise
+    variance of a feature is the rest of its variance. scikit-learn's `PCA.score_samples` has the
+    same noise variance for all features. If the PCA has one-hot columns behind the features, this
+    is the marginal density of the features.
 
     Args:
-        pca: Fitted principal components of `p` features and any further columns behind them.
-        residual: Float64 array `(n, p)`, the features they were fitted to.
+        pca: Fitted PCA of `p` features and any further columns behind them.
+        residual: Float64 array `(n, p)`, the features that the PCA was fitted to.
         other_variance: Float, sum of the variances of the further columns. Defaults to 0.
 
     Attributes:

@@ -4,23 +4,24 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
-from keras_lmmvae.baselines.auxiliary_points import UNSEEN, AuxiliaryRows
+from keras_lmmvae.baselines.auxiliary_points import AuxiliaryRows
 from keras_lmmvae.baselines.base import FloatArray
 from keras_lmmvae.baselines.sparse_gp import whitened_basis
 from keras_lmmvae.networks import LatentDecoder, LatentEncoder, dense_stack
 
 __all__ = ["GPAutoencoder", "inducing_centres", "subject_scores"]
 
-_FIRST_LENGTH_SCALE = 0.5  # of standardised coordinates and times
-_FIRST_SUBJECT_SCALE = 1.0  # of subject vectors, as of their prior; their kernel's length is 1
+_FIRST_LENGTH_SCALE = 0.5  # initial length scale of standardised coordinates and times
+_FIRST_SUBJECT_SCALE = 1.0  # initial standard deviation of subject vectors, as in their prior
 
 
 class GPAutoencoder(keras.Layer):
-    """Encoder, decoder and everything trainable of the kernel, in standardised units.
+    """Encoder, decoder and trainable parameters of the kernel, in standardised units.
 
         k(a, a') = product over parts{ exp(-|a_part - a'_part|**2 / (2 length_scale_part**2)) }
 
@@ -29,9 +30,11 @@ class GPAutoencoder(keras.Layer):
     Args:
         latent_dim: Positive int, `d`.
         num_features: Positive int, `p`.
-        hidden_units: Widths of the encoder's layers, mirrored in the decoder.
-        parts: Numbers of place columns that share a length scale.
-        subject_vectors: Initial vectors of the subjects, float array `(q, r)`; `(1, 0)` without.
+        hidden_units: Widths of the layers of the encoder. The decoder has the same in reverse
+            order.
+        parts: Numbers of place columns with a common length scale.
+        subject_vectors: Initial vectors of the subjects, float array `(q, r)`. `(1, 0)` if there
+            are no subjects.
         inducing_points: Initial points, float array `(m, c + r)`: places, then subject vectors.
         seed: Int that fixes the initial weights.
     """
@@ -64,9 +67,9 @@ class GPAutoencoder(keras.Layer):
         return weight
 
     def vectors(self, subjects: tf.Tensor) -> tf.Tensor:
-        """Vectors of subjects `(b, r)`; for `UNSEEN` ones 0, the mean of the vectors' prior."""
+        """Vectors of subjects `(b, r)`. A negative code gives 0, the prior mean of the vectors."""
         known = tf.gather(tf.convert_to_tensor(self.subject_vectors), tf.maximum(subjects, 0))
-        return tf.where((subjects == UNSEEN)[:, None], 0.0, known)
+        return tf.where((subjects < 0)[:, None], 0.0, known)
 
     def basis(self, places: tf.Tensor, subjects: tf.Tensor) -> tf.Tensor:
         """Whitened kernel features of rows, float64 `(b, m)`.
@@ -88,30 +91,30 @@ class GPAutoencoder(keras.Layer):
 
 
 def subject_scores(x: FloatArray, subjects: np.ndarray, subject_dim: int) -> FloatArray:
-    """Initial subject vectors: scores of the subjects' mean features, scaled to one variance.
+    """Initial subject vectors: principal component scores of the mean features of subjects.
+
+    The scores of each component are scaled to variance 1.
 
     Args:
         x: Standardised features, float array `(n, p)`.
-        subjects: Int array `(n,)`, codes `0 ... q - 1`, or `UNSEEN`.
+        subjects: Int array `(n,)`, codes `0 ... q - 1`. Rows with a negative code are left out.
         subject_dim: Positive int `r`.
 
     Returns:
-        vectors: Float64 array `(q, r)`; axes beyond the rank of the means are 0.
+        vectors: Float64 array `(q, r)`. Components beyond the rank of the means are 0.
 
     Example:
         >>> vectors = subject_scores(np.array([[1.0], [3.0], [3.0]]), np.array([0, 1, 1]), 2)
         >>> np.abs(vectors).round(6).tolist()
         [[1.0, 0.0], [1.0, 0.0]]
     """
-    known = subjects != UNSEEN
-    counts = np.bincount(subjects[known])
-    sums = np.zeros((len(counts), x.shape[1]))
-    np.add.at(sums, subjects[known], x[known])
-    means = sums / counts[:, None]
+    known = subjects >= 0
+    rows = pd.DataFrame(x[known].astype(np.float64))
+    means = rows.groupby(subjects[known]).mean().to_numpy()
     rank = min(subject_dim, *means.shape)
     scores = PCA(rank, svd_solver="full").fit_transform(means)
     scales = np.sqrt(np.square(scores).mean(axis=0))
-    vectors = np.zeros((len(counts), subject_dim))
+    vectors = np.zeros((len(means), subject_dim))
     vectors[:, :rank] = _FIRST_SUBJECT_SCALE * scores / np.where(scales > 1e-9, scales, 1.0)
     return vectors
 
@@ -123,11 +126,12 @@ def inducing_centres(
 
     Args:
         rows: Auxiliary data of the training rows.
-        vectors: Initial subject vectors, float array `(q, r)`; `(1, 0)` without subjects.
-        num_inducing: Positive int, the most inducing points; fewer if fewer places are distinct.
+        vectors: Initial subject vectors, float array `(q, r)`. `(1, 0)` if there are no subjects.
+        num_inducing: Positive int, maximum number of inducing points. There are fewer if the rows
+            have fewer distinct points.
         seed: Int that fixes the clusters.
     """
-    known = np.where((rows.subjects == UNSEEN)[:, None], 0.0, vectors[rows.subjects])
+    known = np.where((rows.subjects < 0)[:, None], 0.0, vectors[np.maximum(rows.subjects, 0)])
     points = np.concatenate([rows.places, known], axis=1)
     size = min(num_inducing, len(np.unique(points, axis=0)))
     clusters = KMeans(size, n_init=1, random_state=seed).fit(points)

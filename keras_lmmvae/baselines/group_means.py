@@ -1,4 +1,4 @@
-"""Linear mixed model of each feature by itself: shrunken means of the groups."""
+"""Linear mixed model of each feature with random intercepts: BLUPs of the group means."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -6,40 +6,44 @@ from typing import Self
 import numpy as np
 
 from keras_lmmvae.baselines.base import Data, FloatArray
-from keras_lmmvae.baselines.levels import Levels, check_groups
+from keras_lmmvae.baselines.columns import Levels, check_groups
 from keras_lmmvae.baselines.variance_components import variance_components
 from keras_lmmvae.effects.vocabulary import UNKNOWN_CODE
 from keras_lmmvae.simulation.blup import EffectBlock, blup, level_design
+from keras_lmmvae.validation import received
 
 __all__ = ["GroupMeans"]
 
-NOISE_FLOOR = 1e-6  # least share of a feature's variance that is noise: it may be constant by group
-EFFECT_FLOOR = 1e-9  # the same for an effect, whose variance may be estimated as 0
+# Lowest shares in the variance of a feature. A feature may be constant within groups, and the
+# variance of an effect may be estimated as 0.
+NOISE_FLOOR = 1e-6
+EFFECT_FLOOR = 1e-9
 
 
 class GroupMeans:
-    """Random intercepts of crossed or nested factors, feature by feature.
+    """Random intercepts of crossed or nested factors, separately for each feature.
 
         x[i] = mean + sum{ B_k[code_k[i]] : k=1...K } + residual[i]
         B_k ~ MatrixNormal(0, I_q, diag(effect_variance_k))
         residual[i] ~ Normal(0, diag(noise_variance))
 
-    The variances are estimated by the method of moments (`variance_components`), the group means
-    are shrunk by them, jointly for all factors (`blup`). Cost: linear in the number of rows.
+    The variances are estimated by the method of moments (`variance_components`). The effects are
+    BLUPs at these variances, jointly for all factors (`blup`). The cost is linear in the number
+    of rows.
 
     Args:
-        groups: Names of the columns with the keys of the factors, str or int keys. Null keys and,
-            after `fit`, unseen keys have an effect of 0.
+        groups: Names of the columns of the factors, str or int keys. The effect of null keys and
+            of unseen keys is 0.
 
     Attributes:
         mean_: Float64 array `(p,)`.
-        levels_: Dict of `pandas.Index`, the keys of each column's levels.
-        effects_: Dict of float64 arrays `(q, p)`, the shrunken means of the levels.
+        levels_: Dict of `pandas.Index`, the keys of the levels of each column.
+        effects_: Dict of float64 arrays `(q, p)`, the BLUPs of the levels.
         effect_variance_: Dict of float64 arrays `(p,)`, in squared units of the features.
         noise_variance_: Float64 array `(p,)`, variance of the residual.
 
     Raises:
-        ValueError: In `fit`, if a column of `groups` is missing, or each of its levels has only
+        ValueError: In `fit`, if a column of `groups` is missing, or if all of its levels have only
             one row.
 
     Example:
@@ -58,8 +62,8 @@ class GroupMeans:
     def fit(self, x: FloatArray, data: Data) -> Self:
         """Fits mean, variances and effects to `x`, float64 `(n, p)`, and the groups in `data`."""
         check_groups(self.groups, minimum=1)
-        self.vocabulary_ = Levels(data, self.groups, len(x))
-        codes = self.vocabulary_.codes(data, len(x))
+        self.vocabulary_ = Levels(data, self.groups)
+        codes = self.vocabulary_.codes(data)
         for name, code in codes.items():
             self._check_repeats(name, code)
         designs = [level_design(codes[name], size) for name, size in self.vocabulary_.sizes.items()]
@@ -73,26 +77,27 @@ class GroupMeans:
 
     @property
     def levels_(self) -> dict:
-        """Keys of each column's levels, in the order of `effects_`."""
+        """Keys of the levels of each column, in the order of `effects_`."""
         return self.vocabulary_.keys
 
     def contribution(self, data: Data) -> FloatArray:
-        """Returns the sum of the effects of the rows of `data`, float64 `(n, p)`; no mean."""
+        """Returns the sum of the effects of each row, float64 `(n, p)`, without the mean."""
         total: FloatArray | float = 0.0
-        for name, codes in self._codes(data).items():
+        for name, codes in self.vocabulary_.codes(data).items():
             total = total + np.where(codes[:, None] >= 0, self.effects_[name][codes], 0.0)
         return np.asarray(total, np.float64)
 
     def contribution_variance(self, data: Data) -> FloatArray:
-        """Returns what is not known of the contribution, float64 `(n, p)`, in squared units.
+        """Returns the posterior variance of the contribution, float64 `(n, p)`, in squared units.
 
-        The sum over factors of the posterior variance of the row's effect, each with the other
-        factors taken as known; with v its prior variance and m the training rows of its level:
+            sum over factors of v * noise / (m * v + noise)
 
-            v * noise / (m * v + noise)     0 for a null key, v for an unseen one (m = 0)
+        v is the prior variance of an effect and m the number of training rows of its level. An
+        unseen key has m = 0, a null key adds nothing. The sum neglects the posterior covariance
+        of the effects of different factors.
         """
         total: FloatArray | float = 0.0
-        for name, codes in self._codes(data).items():
+        for name, codes in self.vocabulary_.codes(data).items():
             size = np.where(codes >= 0, self.level_sizes_[name][codes], 0.0)[:, None]
             prior, noise = self.effect_variance_[name], self.noise_variance_
             posterior = prior * noise / (size * prior + noise)
@@ -100,19 +105,17 @@ class GroupMeans:
             total = total + np.where(is_level[:, None], posterior, 0.0)
         return np.asarray(total, np.float64)
 
-    def _codes(self, data: Data) -> dict[str, np.ndarray]:
-        return self.vocabulary_.codes(data, len(data["x"]))
-
     def _check_repeats(self, name: str, codes: np.ndarray) -> None:
         levels = self.vocabulary_.sizes[name]
         if levels == (codes >= 0).sum():
             raise ValueError(
-                f"Column {name!r} must have a level with at least two rows, or its effects cannot "
-                f"be told from the noise. Received: rows={len(codes)}, levels={levels}"
+                f"The column '{name}' must have a level with at least two rows, because its "
+                "effects cannot be separated from the noise otherwise. "
+                + received(rows=len(codes), levels=levels)
             )
 
     def _solve(self, designs: list, centred: FloatArray) -> None:
-        """Estimates the variances, then the effects given them."""
+        """Estimates the variances, then the effects at these variances."""
         variance, noise = variance_components(designs, centred)
         total = np.maximum(np.square(centred).mean(axis=0), np.finfo(np.float64).tiny ** 0.5)
         self.noise_variance_ = np.maximum(noise, NOISE_FLOOR * total)

@@ -1,34 +1,44 @@
-"""What the autoencoders among the baselines share: a Gaussian latent, and bounds from it."""
+"""The parts that the autoencoders share: a Gaussian latent, standardised features and bounds."""
 
 from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from keras_lmmvae.baselines.base import Baseline, Data, FloatArray
+from keras_lmmvae.baselines.columns import check_training
 from keras_lmmvae.elbo import Density, importance_bound, plain_bound
 from keras_lmmvae.likelihood import gaussian_log_likelihood
 from keras_lmmvae.validation import check_positive
 
-__all__ = ["LatentVariableBaseline"]
+__all__ = ["LatentVariableBaseline", "in_chunks", "joined"]
+
+ROWS_AT_ONCE = 4096  # Inference is done in chunks of rows, which limits its memory.
 
 tfd = tfp.distributions
 
 
 class LatentVariableBaseline(Baseline):
-    """Baseline with an encoder q(u[i]) and a decoder of each row's own latent.
+    """Baseline with an encoder q(u[i]) and a decoder of the latent of each row.
 
         x[i] = f(u[i], columns[i]) + e[i],  u[i] ~ Normal(prior mean, prior variance)
 
-    A method gives `_posterior`, `_decode` and `_error_variance`; the rest follows.
+    A subclass defines `_posterior` and `_decode`. It may override `_prior` and `_error_variance`.
 
     Attributes:
         seed: Optional int that fixes initial weights and draws.
+        scaler_: `StandardScaler` of the features. A constant feature is only centred.
+        noise_variance_: Float64 array `(p,)`, in squared units of the features.
     """
 
     seed: int | None
+    scaler_: StandardScaler
+    noise_variance_: FloatArray
 
     @abstractmethod
     def _posterior(self, data: Data) -> tfp.distributions.Normal:
@@ -38,14 +48,15 @@ class LatentVariableBaseline(Baseline):
     def _decode(self, latent: tf.Tensor, data: Data) -> tf.Tensor:
         """Returns the reconstruction of `x` from latents `(n, d)`, float32 `(n, p)`, in units."""
 
-    @abstractmethod
-    def _error_variance(self, data: Data) -> FloatArray:
-        """Returns the variance of `x` around its reconstruction, `(p,)` or `(n, p)`."""
-
     def _prior(self, data: Data) -> tfp.distributions.Normal:
-        """Returns p(u), of a batch shape that broadcasts to `(n, d)`."""
+        """Returns p(u). Its batch shape broadcasts to `(n, d)`."""
         del data
         return tfd.Normal(0.0, 1.0)
+
+    def _error_variance(self, data: Data) -> FloatArray:
+        """Returns the variance of `x` around its reconstruction, `(p,)` or `(n, p)`."""
+        del data
+        return self.noise_variance_
 
     def transform(self, data: Data) -> FloatArray:
         """Returns the posterior means of the latent, float64 `(n, d)`."""
@@ -84,3 +95,40 @@ class LatentVariableBaseline(Baseline):
             return plain_bound(density, posterior, prior)
         seed = 0 if self.seed is None else self.seed
         return importance_bound(density, posterior, prior, num_samples, seed)
+
+    def _check_training(self) -> None:
+        """Raises a ValueError if an argument of the training is out of its range."""
+        names = ("hidden_units", "epochs", "batch_size", "learning_rate", "kl_weight")
+        check_training(**{name: getattr(self, name) for name in names})
+
+    def _standardised(self, data: Data) -> tf.Tensor:
+        """Returns the checked features in units of their standard deviations, float32 `(n, p)`."""
+        return tf.constant(self.scaler_.transform(self._known_features(data)), tf.float32)
+
+    def _in_units(self, standardised: tf.Tensor) -> tf.Tensor:
+        """Returns standardised values `(n, p)` in the units of the features."""
+        return standardised * self.scaler_.scale_ + self.scaler_.mean_
+
+    def _noise_in_units(self, noise_variance: Any) -> FloatArray:
+        """Returns the noise variance of standardised features in squared units, `(p,)`."""
+        return np.asarray(noise_variance, np.float64) * np.square(self.scaler_.scale_)
+
+
+def in_chunks(function: Callable[[Any], Any], rows: Any) -> list[Any]:
+    """Returns the results of a function on chunks of at most `ROWS_AT_ONCE` rows.
+
+    Args:
+        function: Function of rows.
+        rows: Tensors with `n` rows each, in any nested structure.
+    """
+
+    def chunk(first: int) -> Any:
+        return tf.nest.map_structure(lambda part: part[first : first + ROWS_AT_ONCE], rows)
+
+    total = len(tf.nest.flatten(rows)[0])
+    return [function(chunk(first)) for first in range(0, total, ROWS_AT_ONCE)]
+
+
+def joined(chunks: list[Any]) -> Any:
+    """Returns the results of chunks of rows as those of all rows."""
+    return tf.nest.map_structure(lambda *parts: tf.concat(parts, axis=0), *chunks)

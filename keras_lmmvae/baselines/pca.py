@@ -1,4 +1,4 @@
-"""Principal components, with the groups ignored or among the columns."""
+"""Principal components of the features, or of the features and one-hot coded groups."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -8,33 +8,34 @@ from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
 from keras_lmmvae.baselines.base import Baseline, Data, FloatArray
+from keras_lmmvae.baselines.columns import Levels, check_groups
 from keras_lmmvae.baselines.factor_density import FactorDensity
-from keras_lmmvae.baselines.levels import Levels, check_groups
 from keras_lmmvae.simulation.blup import level_design
+from keras_lmmvae.validation import received
 
 __all__ = ["PCABaseline"]
 
 
 class PCABaseline(Baseline):
-    """Principal components of the features: the linear method that ignores all correlation.
+    """Principal components of the features, which ignore correlation between rows.
 
         x[i] = mean + u[i] @ components + e[i]
 
-    With `groups` the components are those of the features and the one-hot coded keys side by
-    side, as a sparse matrix: cost linear in rows, features and factors, whatever the number of
-    levels. Reconstructed are the features alone.
+    With `groups`, the components are those of the features and the one-hot coded keys in one
+    sparse matrix. The cost is linear in rows, features and factors and does not depend on the
+    number of levels. Only the features are reconstructed.
 
     Args:
-        latent_dim: Positive int, number of components `d`, at most the number of features; with
-            `groups` below the number of rows.
-        groups: Names of the columns with the keys of factors, str or int keys. Null keys and,
-            after `fit`, unseen keys are coded as zeros. Defaults to ().
-        seed: Optional int, for the randomised solver that scikit-learn takes for large data, and
-            for the start of the sparse one. Defaults to 0.
+        latent_dim: Positive int, number of components `d`, at most the number of features. With
+            `groups` it must be below the number of rows.
+        groups: Names of the columns of the factors, str or int keys. Null keys and unseen keys
+            are coded as zeros. Defaults to ().
+        seed: Optional int for scikit-learn's solvers with random starts: the randomised one for
+            large data and the sparse one. Defaults to 0.
 
     Attributes:
         pca_: The fitted `sklearn.decomposition.PCA`.
-        levels_: Dict of `pandas.Index`, the keys of each column's levels.
+        levels_: Dict of `pandas.Index`, the keys of the levels of each column.
         n_features_in_: Int, number of features `p`.
 
     Raises:
@@ -66,7 +67,7 @@ class PCABaseline(Baseline):
         """Fits the components to `data["x"]`, float `(n, p)`, and returns the baseline."""
         x = self._fit_features(data, self.latent_dim)
         check_groups(self.groups, minimum=0)
-        self.vocabulary_ = Levels(data, self.groups, len(x))
+        self.vocabulary_ = Levels(data, self.groups)
         self.levels_ = self.vocabulary_.keys
         columns = self._columns(x, data)
         self.pca_ = PCA(self.latent_dim, svd_solver=self._solver(len(x)), random_state=self.seed)
@@ -92,7 +93,7 @@ class PCABaseline(Baseline):
     def log_likelihood(self, data: Data, num_samples: int = 0) -> FloatArray:
         """Returns the rows' exact log densities under probabilistic PCA, float64 `(n,)`.
 
-        That of the features alone, with one-hot columns integrated out.
+        With `groups`, it is the marginal density of the features.
         """
         del num_samples
         check_is_fitted(self)
@@ -100,13 +101,13 @@ class PCABaseline(Baseline):
         return self.density_.log_density(x - self.pca_.mean_[: x.shape[1]])
 
     def _solver(self, num_rows: int) -> str:
-        """Returns scikit-learn's solver: its own choice, or the one for sparse columns."""
+        """Returns the solver of `PCA`: its default, or the one for sparse columns."""
         if not len(self.groups):
             return "auto"
         if self.latent_dim >= num_rows:
             raise ValueError(
                 "With `groups`, `latent_dim` must be below the number of rows. "
-                f"Received: latent_dim={self.latent_dim!r}, rows={num_rows}"
+                + received(latent_dim=self.latent_dim, rows=num_rows)
             )
         return "arpack"
 
@@ -114,7 +115,7 @@ class PCABaseline(Baseline):
         """Returns the features with the one-hot columns behind them, `(n, p + q)`."""
         if not len(self.groups):
             return x
-        codes = self.vocabulary_.codes(data, len(x))
+        codes = self.vocabulary_.codes(data)
         sizes = self.vocabulary_.sizes
         one_hot = [level_design(codes[name], size) for name, size in sizes.items()]
         return sparse.hstack([sparse.csr_array(x), *one_hot], format="csr")

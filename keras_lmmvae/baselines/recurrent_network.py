@@ -1,4 +1,4 @@
-"""The two recurrent networks of the variational recurrent autoencoder."""
+"""Encoder and decoder of the variational recurrent autoencoder."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import tensorflow as tf
 
 __all__ = ["RecurrentAutoencoder"]
 
-# No posterior variance that float32 arithmetic cannot tell from 0 or infinity.
+# Outside these bounds float32 arithmetic treats the posterior variance as 0 or infinity.
 _LOG_VAR_BOUNDS = (-14.0, 6.0)
 
 
@@ -17,13 +17,15 @@ class RecurrentAutoencoder(keras.Layer):
         q(u[s]) = Normal(mean(h), exp(log_var(h))),  h = last state of LSTM((x[1], t[1]), ...)
         f(u[s])[1, 2, ...] = dense(LSTM((u[s], t[1]), (u[s], t[2]), ...))
 
-    The decoder never reads the features. Steps with a mask of `False` leave the states as they
-    are. cuDNN is not used: it takes only some masks, and answers would hang on the machine.
+    The decoder does not have the features as inputs. Steps with a mask of `False` do not change the
+    states. cuDNN is not used, because it accepts only some masks and gives other results than
+    the CPU.
 
     Args:
         latent_dim: Positive int, `d`.
         num_features: Positive int, `p`.
-        hidden_units: Widths of the encoder's LSTM layers, mirrored in the decoder.
+        hidden_units: Widths of the LSTM layers of the encoder. The decoder has the same in
+            reverse order.
         seed: Int that fixes the initial weights.
     """
 
@@ -42,9 +44,9 @@ class RecurrentAutoencoder(keras.Layer):
         """Returns mean and log variance of q(u), each `(s, d)`.
 
         Args:
-            x: Float tensor `(s, T, p)`; what stands at masked steps is of no matter.
+            x: Float tensor `(s, T, p)`. Values at masked steps have no influence.
             time: Float tensor `(s, T)`.
-            mask: Bool tensor `(s, T)`, `True` at the steps that exist.
+            mask: Bool tensor `(s, T)`, `False` at padded steps.
         """
         hidden = _read(self.readers, tf.concat([x, time[..., None]], axis=-1), mask)
         log_var = keras.ops.clip(self.log_var_head(hidden), *_LOG_VAR_BOUNDS)
@@ -61,7 +63,7 @@ class RecurrentAutoencoder(keras.Layer):
 def _lstm_stack(
     width: int, hidden_units: Sequence[int], seed: int, returns_last: bool = False
 ) -> list[keras.layers.LSTM]:
-    """Built LSTM layers on inputs of `width`; the last gives its last state only, if asked."""
+    """Built LSTM layers for inputs of `width`. The last one may return only its last state."""
     layers = []
     for number, units in enumerate(hidden_units):
         layer = keras.layers.LSTM(

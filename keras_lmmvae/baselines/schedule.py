@@ -1,4 +1,4 @@
-"""The optimizer that every autoencoder among the baselines is trained with."""
+"""The optimizer of all autoencoders among the baselines."""
 
 import math
 
@@ -10,12 +10,12 @@ __all__ = ["cosine_adam"]
 def cosine_adam(
     learning_rate: float, num_rows: int, batch_size: int, epochs: int
 ) -> keras.optimizers.Adam:
-    """Adam whose learning rate falls to 0 along half a cosine over the whole training.
+    """Adam with a learning rate that falls to 0 over the training, by Keras' `CosineDecay`.
 
     Args:
-        learning_rate: Positive float, at the first step.
-        num_rows: Positive int, training rows.
-        batch_size: Positive int, rows a step; the last step of an epoch may have fewer.
+        learning_rate: Positive float, learning rate of the first step.
+        num_rows: Positive int, number of training rows.
+        batch_size: Positive int, rows per step. The last step of an epoch may have fewer.
         epochs: Positive int.
 
     Example:

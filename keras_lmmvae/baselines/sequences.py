@@ -1,4 +1,4 @@
-"""Rows of subjects as sequences in the order of time."""
+"""Sequences: the rows of each subject in the order of time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,25 +8,25 @@ import numpy.typing as npt
 import pandas as pd
 
 from keras_lmmvae.baselines.base import FloatArray
-from keras_lmmvae.validation import NULL_INTEGER
+from keras_lmmvae.baselines.columns import is_null
 
 __all__ = ["PADDING", "Sequences", "sequences_of"]
 
 PADDING = -1
-"""The row number that fills up sequences shorter than the longest beside them."""
+"""Row number of padded steps."""
 
 IntArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Which rows make which sequence; made by `sequences_of`.
+    """Rows of each sequence, as returned by `sequences_of`.
 
     Attributes:
         codes: Int64 array `(n,)`, number of the sequence of each row.
-        order: Int64 array `(n,)`, row numbers, one sequence after the other.
-        starts: Int64 array `(s,)`, place in `order` of the first row of each sequence.
-        lengths: Int64 array `(s,)`, rows of each sequence.
+        order: Int64 array `(n,)`, row numbers, sorted by sequence.
+        starts: Int64 array `(s,)`, position in `order` of the first row of each sequence.
+        lengths: Int64 array `(s,)`, number of rows of each sequence.
     """
 
     codes: IntArray
@@ -45,9 +45,9 @@ class Sequences:
         return np.where(step < lengths, self.order[place], PADDING)
 
     def batches(self, most_steps: int) -> Iterator[IntArray]:
-        """Yields numbers of sequences of similar length, padded at most `most_steps` steps.
+        """Yields numbers of sequences of similar length, with at most `most_steps` padded steps.
 
-        A sequence longer than that is a batch by itself.
+        A longer sequence is a batch by itself.
         """
         by_length = np.argsort(self.lengths, kind="stable")
         first = 0
@@ -61,8 +61,8 @@ class Sequences:
 def sequences_of(keys: np.ndarray, time: FloatArray, x: FloatArray) -> Sequences:
     """Groups rows by key and sorts each group by time.
 
-    Rows of the same time are sorted by their features, so that the order of the data is of no
-    matter. Each row without a key is a sequence by itself.
+    Rows with equal times are sorted by their features, so that the order of the data has no
+    influence. Each row with a null key is a sequence by itself.
 
     Args:
         keys: Int64 or str array `(n,)` from `as_keys`.
@@ -76,7 +76,7 @@ def sequences_of(keys: np.ndarray, time: FloatArray, x: FloatArray) -> Sequences
         array([[ 1, -1],
                [ 2,  0]])
     """
-    missing = keys == (NULL_INTEGER if keys.dtype.kind == "i" else "")
+    missing = is_null(keys)
     codes = np.empty(len(keys), np.int64)
     present, levels = pd.factorize(keys[~missing], sort=True)
     codes[~missing] = present

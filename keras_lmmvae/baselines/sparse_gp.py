@@ -1,13 +1,12 @@
-"""Sparse Gaussian process regression in closed form, on whitened inducing values.
+"""Sparse Gaussian process regression in closed form, with whitened inducing values.
 
-With `root` the Cholesky root of the kernel matrix of the inducing points, the process at them is
-`root @ w`, `w ~ Normal(0, I_m)`, and at other points, up to what they leave open,
-
+    f(inducing points) = root @ w,  w ~ Normal(0, I_m)
     f[i] = basis[i] @ w + Normal(0, 1 - basis[i] @ basis[i]),  basis[i] = inv(root) k(points, i)
 
-All of it is float64: the precision of `w` grows with the number of rows over their variance, and
-its condition number (1e8 and more) is beyond what float32 carries through a Cholesky root. The
-matrices are of the size of the inducing points, so this costs next to nothing.
+`root` is the Cholesky root of the kernel matrix of the inducing points. All computations are in
+float64, because the precision matrix of `w` can have a condition number of 1e8 and more, which is
+too large for a Cholesky root in float32. The matrices have the size of the inducing points, so
+float64 costs little.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ __all__ = [
 ]
 
 JITTER = 1e-6
-"""Added to the diagonal of the inducing points' kernel matrix, of ones."""
+"""Added to the diagonal of the kernel matrix of the inducing points, whose entries are 1."""
 
 _LEAST_VARIANCE = 1e-8
 
@@ -36,8 +35,8 @@ def squared_exponential(x1: tf.Tensor, x2: tf.Tensor) -> tf.Tensor:
     """RBF kernel of length scale and variance 1, `exp(-distance**2 / 2)`, `(n1, n2)`.
 
     Args:
-        x1: Float tensor `(n1, c)`, each axis in units of its length scale: a product of kernels
-            over parts of the axes is then one kernel over all of them.
+        x1: Float tensor `(n1, c)`, each axis in units of its length scale. A product of RBF
+            kernels of single axes is then one kernel of all axes.
         x2: Float tensor `(n2, c)`.
     """
     inner = tf.matmul(x1, x2, transpose_b=True)
@@ -46,7 +45,7 @@ def squared_exponential(x1: tf.Tensor, x2: tf.Tensor) -> tf.Tensor:
 
 
 def whitened_basis(points: tf.Tensor, inducing_points: tf.Tensor) -> tf.Tensor:
-    """The basis of every row, float64 `(b, m)`: see the head of this module.
+    """The basis of every row, float64 `(b, m)`, as defined in the docstring of this module.
 
     Args:
         points: Float64 tensor `(b, c)`, in units of the length scales.
@@ -61,7 +60,7 @@ def whitened_basis(points: tf.Tensor, inducing_points: tf.Tensor) -> tf.Tensor:
 
 @dataclass(frozen=True)
 class InducingSums:
-    """What pseudo-observations say about the inducing values: sums over rows.
+    """Sufficient statistics of pseudo-observations for the inducing values: sums over rows.
 
     Attributes:
         precision: `sum_i basis[i] basis[i]' / variance[i]`, float64 tensor `(d, m, m)`.
@@ -92,7 +91,7 @@ def inducing_sums(basis: tf.Tensor, values: tf.Tensor, variance: tf.Tensor) -> I
 
 @dataclass(frozen=True)
 class InducingPosterior:
-    """q(w) = Normal(mean, inv(root root')) of the whitened inducing values, channel by channel.
+    """q(w) = Normal(mean, inv(root root')) of the whitened inducing values, for each latent.
 
     Attributes:
         mean: Float64 tensor `(d, m)`.
@@ -124,7 +123,7 @@ class InducingPosterior:
         return 0.5 * (trace + squares - self.root.shape[-1] + log_determinant)
 
     def _inverse_root(self) -> tf.Tensor:
-        """`(d, m, m)`; its square is the covariance of q(w)."""
+        """Inverse of `root`, `(d, m, m)`. The covariance of q(w) is its transpose times itself."""
         eye = tf.eye(self.root.shape[-1], dtype=self.root.dtype)
         return tf.linalg.triangular_solve(self.root, tf.broadcast_to(eye, tf.shape(self.root)))
 
@@ -137,7 +136,7 @@ def inducing_posterior(sums: InducingSums, scale: float | tf.Tensor = 1.0) -> In
 
     Args:
         sums: Sums over all rows, or over a mini-batch.
-        scale: Number of rows over the number of rows in the sums.
+        scale: Number of all rows divided by the number of rows in the sums.
 
     References:
         - Titsias, M. (2009), Variational learning of inducing variables in sparse Gaussian

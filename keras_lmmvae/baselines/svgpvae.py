@@ -1,4 +1,4 @@
-"""Sparse Gaussian process prior variational autoencoder."""
+"""Variational autoencoder with a sparse Gaussian process prior."""
 
 import math
 from collections.abc import Sequence
@@ -7,77 +7,78 @@ from typing import ClassVar, Self
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+from sklearn.preprocessing import StandardScaler
 
 from keras_lmmvae.baselines.auxiliary_points import AuxiliaryPoints, AuxiliaryRows
-from keras_lmmvae.baselines.base import Data, FloatArray
-from keras_lmmvae.baselines.columns import check_training
+from keras_lmmvae.baselines.base import Data
 from keras_lmmvae.baselines.gp_autoencoder import GPAutoencoder, inducing_centres, subject_scores
-from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline
+from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline, in_chunks, joined
+from keras_lmmvae.baselines.noise import mean_noise_log_likelihood, updated_noise_variance
 from keras_lmmvae.baselines.schedule import cosine_adam
 from keras_lmmvae.baselines.sparse_gp import (
     InducingPosterior,
+    InducingSums,
     inducing_posterior,
     inducing_sums,
 )
-from keras_lmmvae.baselines.standard_features import StandardFeatures
-from keras_lmmvae.likelihood import gaussian_log_likelihood
 from keras_lmmvae.validation import check_positive
 
 __all__ = ["SVGPVAEBaseline"]
 
 tfd = tfp.distributions
 
-_ROWS_AT_ONCE = 4096  # of inference: the widest layer's output stays at some megabytes
-
 
 class SVGPVAEBaseline(LatentVariableBaseline):
     """Autoencoder whose latents are Gaussian processes over coordinates, time or subjects.
 
         x[i] = f(u[i]) + e[i],  u[:, k] ~ GaussianProcess(0, kernel) for k=1...d
-        kernel = RBF(coordinates) * RBF(time) * RBF(subject vectors),  of those that are named
+        kernel = RBF(coordinates) * RBF(time) * RBF(subject vectors),  those that are named
 
     The encoder gives each row a pseudo-observation Normal(value, variance) of its latent. In each
-    step the batch's pseudo-observations, weighed up to all rows, give the posterior of the process
-    at `num_inducing` points in closed form; rows are decoded from draws of its marginals. The
-    cross-entropy and the inner regression's bound of the paper have the same data terms, so that
-    its objective is
+    step the pseudo-observations of the batch, weighted up to all rows, give the posterior of the
+    process at `num_inducing` points in closed form. Rows are decoded from draws of its marginals.
+    The paper's cross-entropy and its bound of the inner regression have the same data terms, so
+    the objective is
 
         sum_i E[log p(x[i] | u[i])] - kl_weight * KL(q(inducing values) || p(inducing values))
 
-    After training the sums run over all training rows once, and are kept. A row passed later is
-    taken as new and by itself: its prior is the process given the training rows, its posterior
-    the product of that with the encoder's Gaussian of the row. (Training rows passed again are
-    thus counted twice.) Subjects never seen, and missing keys, stand at the mean of the subject
-    vectors' prior.
+    After training, the posterior at the inducing points is computed once from all training rows.
+    Each row of later calls is treated as new. Its prior is the process given the training rows.
+    Its posterior is this prior times the encoder's Gaussian of the row. Training rows that are
+    passed again are therefore counted twice. Unseen and null keys have the prior mean of the
+    subject vectors.
 
-    The kernel's length scales, the inducing points (begun by k-means) and the subject vectors
-    (begun by principal components of the subjects' means; with a standard normal prior) are
-    trained with the networks. Coordinates are Euclidean.
+    Length scales, inducing points and subject vectors are trained with the networks. The inducing
+    points are initialised by k-means. The subject vectors have a standard normal prior and are
+    initialised by principal components of the subject means. Distances are Euclidean.
 
     Args:
         latent_dim: Positive int, `d`.
         coordinates: Names of the columns of coordinates, or `None`.
         subject: Name of the column with the keys of the subjects, or `None`.
         time: Name of the column with the times, or `None`.
-        num_inducing: Positive int, inducing points `m`; fewer where fewer places are distinct.
-        subject_dim: Positive int, size of the subject vectors.
-        hidden_units: Widths of the encoder's dense layers, mirrored in the decoder.
+        num_inducing: Positive int, maximum number `m` of inducing points. There are fewer if the
+            training rows have fewer distinct places.
+        subject_dim: Positive int, length of the subject vectors.
+        hidden_units: Widths of the dense layers of the encoder. The decoder has the same in
+            reverse order.
         epochs: Positive int, passes over the training rows.
-        batch_size: Positive int, rows a step at most.
-        learning_rate: Positive float, at the first step.
+        batch_size: Positive int, maximum number of rows per step.
+        learning_rate: Positive float, learning rate of the first step.
         kl_weight: Non-negative float, weight of the KL divergence in training.
         seed: Optional int that fixes initial weights, clusters, batches and draws.
 
     Attributes:
-        features_: `StandardFeatures` with the noise variance.
+        scaler_: `StandardScaler` of the features.
+        noise_variance_: Float64 array `(p,)`, in squared units of the features.
         auxiliary_: `AuxiliaryPoints`.
         network_: `GPAutoencoder`.
         posterior_: `InducingPosterior` given all training rows.
-        losses_: List of floats, the training loss a row of each epoch, nats.
+        losses_: List of floats, training loss per row of each epoch, nats.
         n_features_in_: Int, number of features `p`.
 
     Raises:
-        ValueError: In `fit`, if an argument is out of range or a column is missing or broken.
+        ValueError: In `fit`, if an argument is out of range or a column is missing or invalid.
 
     Example:
         >>> import numpy as np
@@ -130,23 +131,19 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         rng = np.random.default_rng(self.seed)
         self.auxiliary_ = AuxiliaryPoints(data, self.coordinates, self.subject, self.time)
         rows = self.auxiliary_.rows(data)
-        self.features_ = StandardFeatures(x)
-        standard = self.features_.to_standard(x)
-        self.network_ = self._new_network(standard, rows, rng)
-        self.losses_ = self._train(standard, rows, rng)
-        self.posterior_ = self._given_all(standard, rows)
+        self.scaler_ = StandardScaler().fit(x)
+        standardised = self._standardised(data)
+        self.network_ = self._new_network(standardised, rows, rng)
+        self._noise = tf.Variable(tf.ones(x.shape[1]), trainable=False)
+        self.losses_ = self._train(standardised, rows, rng)
+        self.noise_variance_ = self._noise_in_units(self._noise)
+        self.posterior_ = self._given_all(standardised, rows)
         return self
 
     def _check_arguments(self) -> None:
         check_positive("num_inducing", self.num_inducing, integer=True, minimum=1)
         check_positive("subject_dim", self.subject_dim, integer=True, minimum=1)
-        check_training(
-            hidden_units=self.hidden_units,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            kl_weight=self.kl_weight,
-        )
+        self._check_training()
 
     def _new_network(
         self, x: tf.Tensor, rows: AuxiliaryRows, rng: np.random.Generator
@@ -168,23 +165,23 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         )
 
     def _train(self, x: tf.Tensor, rows: AuxiliaryRows, rng: np.random.Generator) -> list[float]:
-        """Returns the losses of the epochs, each over batches of rows in random order."""
+        """Trains on batches of rows in random order and returns the losses of the epochs."""
         n = len(x)
         num_steps = math.ceil(n / self.batch_size)
         variables = self.network_.trainable_variables
         optimizer = cosine_adam(self.learning_rate, n, self.batch_size, self.epochs)
         optimizer.build(variables)
         generator = tf.random.Generator.from_seed(int(rng.integers(2**31)))
-        places, subjects = tf.constant(rows.places, tf.float32), tf.constant(rows.subjects)
+        inputs = _inputs(rows)
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.int64)])
         def step(batch: tf.Tensor) -> tf.Tensor:
             draws = generator.normal((tf.shape(batch)[0], self.latent_dim))
             with tf.GradientTape() as tape:
-                where = tf.gather(places, batch), tf.gather(subjects, batch)
-                loss, error = self._loss(tf.gather(x, batch), where, n, draws)
+                own = tf.nest.map_structure(lambda part: tf.gather(part, batch), inputs)
+                loss, error = self._loss(tf.gather(x, batch), own, n, draws)
             optimizer.apply(tape.gradient(loss, variables), variables)
-            self.features_.update_noise(error)
+            self._noise.assign(updated_noise_variance(self._noise, error))
             return loss * tf.cast(tf.shape(batch)[0], tf.float32)
 
         losses = []
@@ -194,48 +191,48 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         return losses
 
     def _loss(
-        self, x: tf.Tensor, where: tuple[tf.Tensor, tf.Tensor], n: int, draws: tf.Tensor
+        self, x: tf.Tensor, inputs: tuple[tf.Tensor, tf.Tensor], n: int, draws: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Minus the batch's estimate of the bound a row, a scalar, and the errors of its rows.
+        """Negative bound per row, estimated from a batch, a scalar, and the errors of its rows.
 
         Args:
             x: Standardised features `(b, p)`.
-            where: Places `(b, c)` and subjects `(b,)` of the rows.
+            inputs: Places `(b, c)` and subjects `(b,)` of the rows.
             n: Number of all training rows.
             draws: Standard normal numbers `(b, d)`.
         """
-        value, log_var = self.network_.encoder(x)
-        basis = self.network_.basis(*where)
-        variance = tf.exp(tf.cast(log_var, tf.float64))
-        sums = inducing_sums(basis, tf.cast(value, tf.float64), variance)
-        posterior = inducing_posterior(sums, n / tf.shape(x)[0])
+        basis = self.network_.basis(*inputs)
+        posterior = inducing_posterior(self._sums(x, basis), n / tf.shape(x)[0])
         mean, variance = posterior.marginals(basis)
         latent = tf.cast(mean, tf.float32) + tf.cast(tf.sqrt(variance), tf.float32) * draws
         error = x - self.network_.decoder(latent)
-        noise = tf.fill((self.n_features_in_,), self.features_.networks_noise_variance())
-        density = tf.reduce_mean(gaussian_log_likelihood(error, noise, None))
+        density = tf.reduce_mean(mean_noise_log_likelihood(error, self._noise))
         divergence = tf.cast(tf.reduce_sum(posterior.divergence()), tf.float32)
         vectors = 0.5 * tf.reduce_sum(tf.square(self.network_.subject_vectors))
         return (self.kl_weight * divergence + vectors) / n - density, error
 
+    def _sums(self, x: tf.Tensor, basis: tf.Tensor) -> InducingSums:
+        """Returns the sums of the encoder's pseudo-observations of rows."""
+        value, log_var = self.network_.encoder(x)
+        variance = tf.exp(tf.cast(log_var, tf.float64))
+        return inducing_sums(basis, tf.cast(value, tf.float64), variance)
+
     def _given_all(self, x: tf.Tensor, rows: AuxiliaryRows) -> InducingPosterior:
         """Returns the posterior at the inducing points given all training rows."""
-        parts = []
-        for chunk in _chunks(len(x)):
-            value, log_var = self.network_.encoder(x[chunk])
-            basis = self.network_.basis(*_where(rows, chunk))
-            variance = tf.exp(tf.cast(log_var, tf.float64))
-            parts.append(inducing_sums(basis, tf.cast(value, tf.float64), variance))
-        return inducing_posterior(sum(parts[1:], parts[0]))
+
+        def sums(part: tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]) -> InducingSums:
+            return self._sums(part[0], self.network_.basis(*part[1]))
+
+        first, *others = in_chunks(sums, (x, _inputs(rows)))
+        return inducing_posterior(sum(others, first))
 
     def _prior(self, data: Data) -> tfp.distributions.Normal:
         """Returns the process given the training rows, batch shape `(n, d)`."""
-        rows = self.auxiliary_.rows(data)
-        parts = [
-            self.posterior_.marginals(self.network_.basis(*_where(rows, chunk)))
-            for chunk in _chunks(len(rows.subjects))
-        ]
-        means, variances = (tf.concat(part, axis=0) for part in zip(*parts, strict=True))
+
+        def marginals(inputs: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            return self.posterior_.marginals(self.network_.basis(*inputs))
+
+        means, variances = joined(in_chunks(marginals, _inputs(self.auxiliary_.rows(data))))
         return tfd.Normal(tf.cast(means, tf.float32), tf.cast(tf.sqrt(variances), tf.float32))
 
     def _posterior(self, data: Data) -> tfp.distributions.Normal:
@@ -247,25 +244,14 @@ class SVGPVAEBaseline(LatentVariableBaseline):
 
     def _pseudo_observation(self, data: Data) -> tfp.distributions.Normal:
         """Returns the encoder's Gaussian of every row, batch shape `(n, d)`."""
-        x = self.features_.to_standard(self._known_features(data))
-        parts = [self.network_.encoder(x[chunk]) for chunk in _chunks(len(x))]
-        mean, log_var = (tf.concat(part, axis=0) for part in zip(*parts, strict=True))
+        mean, log_var = joined(in_chunks(self.network_.encoder, self._standardised(data)))
         return tfd.Normal(mean, tf.exp(0.5 * log_var))
 
     def _decode(self, latent: tf.Tensor, data: Data) -> tf.Tensor:
         del data
-        parts = [self.network_.decoder(latent[chunk]) for chunk in _chunks(len(latent))]
-        return self.features_.to_units(tf.concat(parts, axis=0))
-
-    def _error_variance(self, data: Data) -> FloatArray:
-        del data
-        return self.features_.error_variance()
+        return self._in_units(joined(in_chunks(self.network_.decoder, latent)))
 
 
-def _chunks(n: int) -> list[slice]:
-    return [slice(first, first + _ROWS_AT_ONCE) for first in range(0, n, _ROWS_AT_ONCE)]
-
-
-def _where(rows: AuxiliaryRows, chunk: slice) -> tuple[tf.Tensor, tf.Tensor]:
-    """Places and subjects of some rows, as the network takes them."""
-    return tf.constant(rows.places[chunk], tf.float32), tf.constant(rows.subjects[chunk])
+def _inputs(rows: AuxiliaryRows) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns places and subjects as tensors."""
+    return tf.constant(rows.places, tf.float32), tf.constant(rows.subjects)

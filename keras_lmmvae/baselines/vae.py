@@ -1,6 +1,6 @@
-"""Variational autoencoders that ignore the groups, or read them as inputs."""
+"""Variational autoencoders that ignore the groups or have them as inputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -8,61 +8,59 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 from sklearn.preprocessing import StandardScaler
 
-from keras_lmmvae.baselines.base import Data, FloatArray
-from keras_lmmvae.baselines.columns import check_training
+from keras_lmmvae.baselines.base import Data
+from keras_lmmvae.baselines.columns import Levels, check_groups
 from keras_lmmvae.baselines.conditional_vae import Coding, ConditionalVAE
-from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline
-from keras_lmmvae.baselines.levels import Levels, check_groups
+from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline, in_chunks, joined
 from keras_lmmvae.baselines.schedule import cosine_adam
-from keras_lmmvae.feature_moments import checked_moments
-from keras_lmmvae.rows import shuffled_batches, take_rows
-from keras_lmmvae.validation import check_positive
+from keras_lmmvae.rows import shuffled_batches
+from keras_lmmvae.validation import check_positive, received
 
 __all__ = ["VAEBaseline"]
 
-CHUNK = 16_384  # rows at once after training
 METHODS = {"ignore": "vae", "one-hot": "vae-ohe", "embedding": "vae-embed"}
 
 tfd = tfp.distributions
 
 
 class VAEBaseline(LatentVariableBaseline):
-    """Variational autoencoder; the groups are ignored, or inputs of the networks.
+    """Variational autoencoder. The groups are ignored, or they are inputs of the networks.
 
         x[i] = f(u[i], c[i]) + e[i],  u[i] ~ Normal(0, I_d),  e[i] ~ Normal(0, diag(noise_variance))
         q(u[i]) = Normal(encoder(x[i], c[i]))
 
-    - "vae": no c. It is `LMMVAE(latent_dim, ())`, trained by `cosine_adam`.
-    - "vae-ohe": the encoder reads the one-hot coded levels behind x, without ever making them: a
-      one-hot vector times the first layer's kernel is a row of it, which is gathered
-      (`OneHotDense`).
-    - "vae-embed": the encoder reads trained embeddings of the levels behind x.
-    - "cvae": the decoder reads them as well.
+    c[i] are the coded levels of the row. The method is called
 
-    Features are standardised inside. Levels are those of the training rows; an unseen and a null
-    key are coded as zeros.
+    - "vae" without c. It is `LMMVAE(latent_dim, ())`, trained by `cosine_adam`.
+    - "vae-ohe" if the encoder has the one-hot coded levels as inputs. The one-hot vectors are
+      never built (`OneHotDense`).
+    - "vae-embed" if the encoder has trained embeddings of the levels as inputs.
+    - "cvae" if the decoder has these embeddings as inputs, too.
+
+    The features are standardised. Unseen keys and null keys are coded as zeros.
 
     Args:
         latent_dim: Positive int, `d`, at most the number of features.
-        groups: Names of the columns with the keys of factors, str or int keys. Defaults to ().
+        groups: Names of the columns of the factors, str or int keys. Defaults to ().
         coding: "ignore", "one-hot" or "embedding". Defaults to "ignore".
-        condition_decoder: Whether the decoder reads the embeddings, too; needs
+        condition_decoder: Whether the decoder has the embeddings as inputs, too. It requires
             `coding="embedding"`. Defaults to False.
-        embedding_dim: Positive int, length of a factor's embedding. Defaults to 10.
-        hidden_units: Widths of the encoder's dense layers, mirrored in the decoder. Defaults to
-            (1000, 500).
+        embedding_dim: Positive int, length of the embedding of a factor. Defaults to 10.
+        hidden_units: Widths of the dense layers of the encoder. The decoder has the same in
+            reverse order. Defaults to (1000, 500).
         activation: Activation of these layers. Defaults to "relu".
         epochs: Positive int. Defaults to 25.
         batch_size: Positive int. Defaults to 128.
-        learning_rate: Positive float, at the first step. Defaults to 2e-3.
+        learning_rate: Positive float, learning rate of the first step. Defaults to 2e-3.
         kl_weight: Non-negative float, weight of KL(q(u) || p(u)). Defaults to 1.0.
         seed: Optional int that fixes initial weights, order of the rows and draws.
 
     Attributes:
         model_: The fitted `ConditionalVAE`.
-        levels_: Dict of `pandas.Index`, the keys of each column's levels.
+        levels_: Dict of `pandas.Index`, the keys of the levels of each column.
+        scaler_: `StandardScaler` of the features.
         noise_variance_: Float64 array `(p,)`, in squared units of the features.
-        history_: Dict of the negative ELBO per row by epoch, in nats of standardised features.
+        history_: Dict with the negative ELBO per row of each epoch, for standardised features.
         n_features_in_: Int, number of features `p`.
 
     Raises:
@@ -120,9 +118,14 @@ class VAEBaseline(LatentVariableBaseline):
         """Trains the networks on `data` and returns the baseline."""
         x = self._fit_features(data, self.latent_dim)
         self._check_settings()
-        scaler = StandardScaler().fit(x.astype(np.float64))
-        self.feature_mean_, self.feature_scale_ = checked_moments(scaler)
-        self.vocabulary_ = Levels(data, self._used_groups(), len(x))
+        constant = np.flatnonzero(np.ptp(x, axis=0) == 0)
+        if len(constant):
+            raise ValueError(
+                "Features must vary: drop constant columns of `x`. "
+                + received(constant_columns=constant.tolist())
+            )
+        self.scaler_ = StandardScaler().fit(x)
+        self.vocabulary_ = Levels(data, () if self.coding == "ignore" else self.groups)
         self.levels_ = self.vocabulary_.keys
         self.model_ = self._make_model()
         rows = self._rows(data)
@@ -130,8 +133,7 @@ class VAEBaseline(LatentVariableBaseline):
         batches = shuffled_batches(rows, self.batch_size, self.seed)
         history = self.model_.fit(batches, epochs=self.epochs, shuffle=False, verbose=0)
         self.history_ = history.history
-        noise = np.asarray(self.model_.noise_variance, np.float64)
-        self.noise_variance_ = noise * self.feature_scale_**2
+        self.noise_variance_ = self._noise_in_units(self.model_.noise_variance)
         return self
 
     def _make_model(self) -> ConditionalVAE:
@@ -151,64 +153,42 @@ class VAEBaseline(LatentVariableBaseline):
         )
 
     def _posterior(self, data: Data) -> tfp.distributions.Normal:
-        mean, log_var = _in_chunks(self.model_.posterior, self._rows(data))
+        mean, log_var = joined(in_chunks(self.model_.posterior, self._rows(data)))
         return tfd.Normal(mean, tf.exp(0.5 * log_var))
 
     def _decode(self, latent: tf.Tensor, data: Data) -> tf.Tensor:
         def decode(rows: dict[str, tf.Tensor]) -> tf.Tensor:
-            standard = self.model_.decode(rows["latent"], rows)
-            return standard * self.feature_scale_ + self.feature_mean_
+            return self._in_units(self.model_.decode(rows["latent"], rows))
 
-        return _in_chunks(decode, {"latent": latent, **self._codes(data)})
-
-    def _error_variance(self, data: Data) -> FloatArray:
-        del data
-        return self.noise_variance_
-
-    def _used_groups(self) -> Sequence[str]:
-        return () if self.coding == "ignore" else self.groups
+        return joined(in_chunks(decode, {"latent": latent, **self._codes(data)}))
 
     def _rows(self, data: Data) -> dict[str, tf.Tensor]:
         """Returns standardised features and codes."""
-        standard = (self._known_features(data) - self.feature_mean_) / self.feature_scale_
-        return {"x": tf.constant(standard, tf.float32), **self._codes(data)}
+        return {"x": self._standardised(data), **self._codes(data)}
 
     def _codes(self, data: Data) -> dict[str, tf.Tensor]:
-        """Returns places among the levels of all factors, `(n, K)`, if the model reads them."""
+        """Returns positions among the levels of all factors, `(n, K)`, if the model uses them."""
         if self.coding == "ignore":
             return {}
-        columns = self.vocabulary_.codes(data, len(data["x"])).values()
+        columns = self.vocabulary_.codes(data).values()
         starts = np.cumsum([0, *self.vocabulary_.sizes.values()])
-        places = [
+        positions = [
             np.where(codes >= 0, codes + start, codes)
             for codes, start in zip(columns, starts, strict=False)
         ]
-        return {"codes": tf.constant(np.stack(places, axis=1), tf.int32)}
+        return {"codes": tf.constant(np.stack(positions, axis=1), tf.int32)}
 
     def _check_settings(self) -> None:
         """Raises a ValueError on an argument out of its range."""
         if self.coding not in get_args(Coding):
             raise ValueError(
-                f"`coding` must be one of {get_args(Coding)}. Received: coding={self.coding!r}"
+                f"`coding` must be one of {get_args(Coding)}. " + received(coding=self.coding)
             )
         check_groups(self.groups, minimum=int(self.coding != "ignore"))
         if self.condition_decoder and self.coding != "embedding":
             raise ValueError(
-                "A decoder that reads the groups needs `coding='embedding'`. "
-                f"Received: condition_decoder={self.condition_decoder!r}, coding={self.coding!r}"
+                "`condition_decoder=True` needs `coding='embedding'`. "
+                + received(condition_decoder=self.condition_decoder, coding=self.coding)
             )
-        check_training(
-            hidden_units=self.hidden_units,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            kl_weight=self.kl_weight,
-        )
+        self._check_training()
         check_positive("embedding_dim", self.embedding_dim, integer=True, minimum=1)
-
-
-def _in_chunks(function: Callable[[Any], Any], rows: dict[str, tf.Tensor]) -> Any:
-    """Returns a function of rows, computed on so many at a time that its memory is bounded."""
-    total = next(iter(rows.values())).shape[0]
-    parts = [function(take_rows(rows, i, i + CHUNK)) for i in range(0, total, CHUNK)]
-    return tf.nest.map_structure(lambda *part: tf.concat(part, axis=0), *parts)

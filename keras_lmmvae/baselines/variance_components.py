@@ -1,4 +1,4 @@
-"""Variances of crossed or nested random intercepts, by the method of moments."""
+"""Variance components of crossed or nested random intercepts, by the method of moments."""
 
 from collections.abc import Sequence
 
@@ -13,18 +13,17 @@ __all__ = ["variance_components"]
 def variance_components(
     designs: Sequence[sparse.csr_array], x: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Estimates the variance of each factor and of the noise, feature by feature.
-
-    With M = I - 1 1' / n, the projection P_k on the level means of factor k, and P_0 = I,
+    """Estimates the variance of each factor and of the noise, separately for each feature.
 
         x = mean + sum{ Z_k @ b_k : k=1...K } + e,  Var(b_k) = v_k * I,  Var(e) = v_0 * I
         E[x' M P_j M x] = sum{ v_k * trace(M P_j M Z_k Z_k') : k=0...K },  Z_0 = I
 
-    K + 1 equations, linear in the variances and true whether the factors are crossed or nested;
-    solved by least squares under v >= 0. With one factor it is the analysis-of-variance estimate.
+    M = I - 1 1' / n centres, P_k projects on the level means of factor k, and P_0 = I. These are
+    K + 1 linear equations for the variances. They hold for crossed and for nested factors and are
+    solved by non-negative least squares. With one factor the solution is the ANOVA estimate.
 
     Args:
-        designs: Indicator matrices Z_k `(n, q_k)`, one per factor. A row may be empty.
+        designs: Indicator matrices Z_k `(n, q_k)`, one per factor. Rows may be empty.
         x: Float64 array `(n, p)`.
 
     Returns:
@@ -38,7 +37,7 @@ def variance_components(
         sums, sizes = design.T @ centred, design.sum(axis=0)  # (q, p), (q,)
         moments.append((np.square(sums) / np.maximum(sizes, 1)[:, None]).sum(axis=0))
     matrix = np.array([_traces(projection, designs) for projection in (None, *designs)])
-    scale = matrix[:, -1]  # trace(M P_j M), so that each equation is a mean square
+    scale = matrix[:, -1]  # Division by trace(M P_j M) makes a mean square of each equation.
     matrix = matrix / scale[:, None]
     targets = np.stack(moments) / scale[:, None]  # (K + 1, p)
     variances = np.stack([optimize.nnls(matrix, target)[0] for target in targets.T], axis=1)
@@ -50,8 +49,8 @@ def _traces(
 ) -> list[float]:
     """Returns trace(M P M Z_k Z_k') for each factor, then trace(M P M) for the noise.
 
-    `projection` is the indicator matrix of the factor whose level means P gives; None: P = I.
-    With a = P 1, and M P M = P - (1 a' + a 1') / n + 1 1' * sum(a) / n**2:
+    `projection` is the indicator matrix of the factor of P. `None` means P = I. The traces follow
+    from M P M = P - (1 a' + a 1') / n + 1 1' * sum(a) / n**2 with a = P 1.
     """
     n = designs[0].shape[0]
     ones = np.ones(n)

@@ -1,4 +1,4 @@
-"""Variational recurrent autoencoder: one latent vector for each subject's sequence of rows."""
+"""Variational recurrent autoencoder: one latent vector for the sequence of rows of a subject."""
 
 import math
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from keras_lmmvae.baselines.base import Data, FloatArray
-from keras_lmmvae.baselines.columns import check_training, key_column, number_column
+from keras_lmmvae.baselines.columns import key_column, number_column
 from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline
+from keras_lmmvae.baselines.noise import mean_noise_log_likelihood, updated_noise_variance
 from keras_lmmvae.baselines.recurrent_network import RecurrentAutoencoder
 from keras_lmmvae.baselines.schedule import cosine_adam
 from keras_lmmvae.baselines.sequences import PADDING, Sequences, sequences_of
-from keras_lmmvae.baselines.standard_features import StandardFeatures
 from keras_lmmvae.elbo import latent_kl
 from keras_lmmvae.likelihood import gaussian_log_likelihood
 from keras_lmmvae.validation import check_positive
@@ -26,7 +26,7 @@ __all__ = ["VRAEBaseline"]
 
 tfd = tfp.distributions
 
-_STEPS_AT_ONCE = 8192  # padded steps of one batch of inference: some megabytes of states
+_STEPS_AT_ONCE = 8192  # Inference is done in batches of padded steps, which limits its memory.
 
 
 @dataclass(frozen=True)
@@ -46,43 +46,47 @@ class _PackedRows:
     def steps(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Features `(s, T, p)`, times and mask, each `(s, T)`, of padded row numbers `(s, T)`."""
         mask = tf.not_equal(rows, PADDING)
-        place = tf.maximum(rows, 0)
-        return tf.gather(self.x, place), tf.gather(self.time, place), mask
+        number = tf.maximum(rows, 0)
+        return tf.gather(self.x, number), tf.gather(self.time, number), mask
 
 
 class VRAEBaseline(LatentVariableBaseline):
-    """Variational recurrent autoencoder of longitudinal data: sequences, not rows, have latents.
+    """Variational recurrent autoencoder of longitudinal data: each sequence has one latent.
 
         x[i] = f(u[s], t[1], ..., t[i])[i] + e[i],  s the subject of row i, t its times in order
         u[s] ~ Normal(0, I_d),  e[i] ~ Normal(0, diag(noise_variance))
 
-    An LSTM reads the subject's rows and times into q(u[s]); another gets `u[s]` and the time at
-    each step and nothing else, so that all rows of a subject go through `d` numbers. The rows
-    passed make the sequences: a subject's held-out rows are a sequence by themselves, with a code
-    of their own. Rows with a missing key are sequences of one row.
+    The encoder is an LSTM that reads the rows and times of the subject and gives q(u[s]). The
+    decoder is another LSTM. Its inputs at each step are `u[s]` and the time, so all rows of a
+    subject are reconstructed from `d` numbers. Sequences are formed from the rows of the call: the
+    held-out rows of a subject are a sequence with its own latent. A row with a null key is a
+    sequence of one row.
 
-    The bound holds for whole sequences; a row's value is its sequence's over the number of rows.
+    The bound is a bound for whole sequences. Each row gets an equal share of the bound of its
+    sequence.
 
     Args:
-        latent_dim: Positive int, `d`, numbers a sequence.
+        latent_dim: Positive int, `d`, latent variables per sequence.
         subject: Name of the column with the keys of the subjects, str or int.
         time: Name of the column with the times, finite numbers.
-        hidden_units: Widths of the encoder's LSTM layers, mirrored in the decoder.
+        hidden_units: Widths of the LSTM layers of the encoder. The decoder has the same in
+            reverse order.
         epochs: Positive int, passes over the training rows.
-        batch_size: Positive int, rows a step on average: as many whole sequences as have so many.
-        learning_rate: Positive float, at the first step.
-        kl_weight: Non-negative float, weight of the latent's KL divergence in training.
+        batch_size: Positive int, average number of rows per step. Batches are whole sequences.
+        learning_rate: Positive float, learning rate of the first step.
+        kl_weight: Non-negative float, weight of KL(q(u) || p(u)) in training.
         seed: Optional int that fixes initial weights, batches and draws.
 
     Attributes:
-        features_: `StandardFeatures` with the noise variance.
+        scaler_: `StandardScaler` of the features.
         time_scaler_: `StandardScaler` of the times.
+        noise_variance_: Float64 array `(p,)`, in squared units of the features.
         network_: `RecurrentAutoencoder`.
-        losses_: List of floats, the training loss a row of each epoch, nats.
+        losses_: List of floats, training loss per row of each epoch, nats.
         n_features_in_: Int, number of features `p`.
 
     Raises:
-        ValueError: In `fit`, if an argument is out of range or a column is missing or broken.
+        ValueError: In `fit`, if an argument is out of range or a column is missing or invalid.
 
     Example:
         >>> import numpy as np
@@ -125,25 +129,21 @@ class VRAEBaseline(LatentVariableBaseline):
     def fit(self, data: Data) -> Self:
         """Trains the networks on `data` and returns the baseline."""
         x = self._fit_features(data, self.latent_dim)
-        check_training(
-            hidden_units=self.hidden_units,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            kl_weight=self.kl_weight,
-        )
-        times = number_column(data, self.time, len(x))
+        self._check_training()
+        times = number_column(data, self.time)
         rng = np.random.default_rng(self.seed)
-        self.features_ = StandardFeatures(x)
+        self.scaler_ = StandardScaler().fit(x)
         self.time_scaler_ = StandardScaler().fit(times[:, None])
         self.network_ = RecurrentAutoencoder(
             self.latent_dim, x.shape[1], tuple(self.hidden_units), int(rng.integers(2**31))
         )
+        self._noise = tf.Variable(tf.ones(x.shape[1]), trainable=False)
         self.losses_ = self._train(self._packed(data), rng)
+        self.noise_variance_ = self._noise_in_units(self._noise)
         return self
 
     def _train(self, packed: _PackedRows, rng: np.random.Generator) -> list[float]:
-        """Returns the losses of the epochs, each over batches of sequences in random order."""
+        """Trains on batches of sequences in random order and returns the losses of the epochs."""
         n, count = len(packed.sequences.codes), len(packed.sequences)
         num_steps = min(math.ceil(n / self.batch_size), count)
         optimizer = cosine_adam(self.learning_rate, num_steps, 1, self.epochs)
@@ -157,7 +157,7 @@ class VRAEBaseline(LatentVariableBaseline):
                 loss = negative * (num_steps / n)
             variables = self.network_.trainable_variables
             optimizer.apply(tape.gradient(loss, variables), variables)
-            self.features_.update_noise(error)
+            self._noise.assign(updated_noise_variance(self._noise, error))
             return negative
 
         losses = []
@@ -170,23 +170,23 @@ class VRAEBaseline(LatentVariableBaseline):
     def _negative_bound(
         self, packed: _PackedRows, rows: tf.Tensor, generator: tf.random.Generator
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Minus the bound of a batch with one draw, a scalar, and the errors of its rows."""
+        """Negative bound of a batch with one draw, a scalar, and the errors of its rows."""
         x, time, mask = packed.steps(rows)
         mean, log_var = self.network_.encode(x, time, mask)
         latent = mean + tf.exp(0.5 * log_var) * generator.normal(tf.shape(mean))
         error = tf.boolean_mask(x - self.network_.decode(latent, time, mask), mask)
-        variance = tf.fill((self.n_features_in_,), self.features_.networks_noise_variance())
-        density = tf.reduce_sum(gaussian_log_likelihood(error, variance, None))
+        density = tf.reduce_sum(mean_noise_log_likelihood(error, self._noise))
         return self.kl_weight * tf.reduce_sum(latent_kl(mean, log_var)) - density, error
 
     def log_likelihood(self, data: Data, num_samples: int = 0) -> FloatArray:
-        """Returns every row's share of the bound of its sequence, float64 `(n,)`, nats.
+        """Returns the share of each row in the bound of its sequence, float64 `(n,)`, nats.
 
-        The latent's KL, and the weights of importance weighting, count once a sequence.
+        The KL divergence and the importance weights belong to sequences, not to rows.
 
         Args:
             data: Dict with `x`, `(n, p)`, and the columns that were fitted.
-            num_samples: 0: the evidence bound. Positive: the importance-weighted one.
+            num_samples: Non-negative int. 0 gives the evidence lower bound. A positive number
+                gives the importance-weighted bound with that many draws.
         """
         check_is_fitted(self)
         check_positive("num_samples", num_samples, integer=True, minimum=0)
@@ -212,25 +212,19 @@ class VRAEBaseline(LatentVariableBaseline):
         return tfd.Normal(tf.gather(posterior.loc, codes), tf.gather(posterior.scale, codes))
 
     def _decode(self, latent: tf.Tensor, data: Data) -> tf.Tensor:
-        """Returns the reconstruction, `(n, p)`; all rows of a sequence have the same latent."""
+        """Returns the reconstruction, `(n, p)`. All rows of a sequence have the same latent."""
         packed = self._packed(data)
         first = packed.sequences.order[packed.sequences.starts]
         return self._decode_sequences(tf.gather(latent, first), packed)
 
-    def _error_variance(self, data: Data) -> FloatArray:
-        del data
-        return self.features_.error_variance()
-
     def _packed(self, data: Data) -> _PackedRows:
         """Returns the checked and standardised rows with their sequences."""
         x = self._known_features(data)
-        times = number_column(data, self.time, len(x))
-        keys = key_column(data, self.subject, len(x))
-        standard = self.time_scaler_.transform(times[:, None])[:, 0]
+        times = number_column(data, self.time)
         return _PackedRows(
-            self.features_.to_standard(x),
-            tf.constant(standard, tf.float32),
-            sequences_of(keys, times, x),
+            self._standardised(data),
+            tf.constant(self.time_scaler_.transform(times[:, None])[:, 0], tf.float32),
+            sequences_of(key_column(data, self.subject), times, x),
         )
 
     def _sequence_posterior(self, packed: _PackedRows) -> tfp.distributions.Normal:
@@ -245,10 +239,10 @@ class VRAEBaseline(LatentVariableBaseline):
 
     def _decode_sequences(self, latent: tf.Tensor, packed: _PackedRows) -> tf.Tensor:
         """Returns the reconstruction of the rows, `(n, p)` in units, from latents `(s, d)`."""
-        standard = np.empty(packed.x.shape, np.float32)
+        standardised = np.empty(packed.x.shape, np.float32)
         for numbers in packed.sequences.batches(_STEPS_AT_ONCE):
             rows = packed.sequences.rows(numbers)
             _, time, mask = packed.steps(rows)
             decoded = self.network_.decode(tf.gather(latent, numbers), time, mask)
-            standard[rows[rows != PADDING]] = decoded.numpy()[rows != PADDING]
-        return self.features_.to_units(tf.constant(standard))
+            standardised[rows[rows != PADDING]] = decoded.numpy()[rows != PADDING]
+        return self._in_units(tf.constant(standardised))

@@ -1,4 +1,4 @@
-"""Keras callbacks for `LMMVAE.fit`: a warm-up of the KL, exact effects more often, variances."""
+"""Keras callbacks for `LMMVAE.fit`: KL annealing, exact effects and a log of variances."""
 
 from keras_lmmvae.callbacks.kl_annealing import KLAnnealing
 from keras_lmmvae.callbacks.refresh_effects import RefreshEffects

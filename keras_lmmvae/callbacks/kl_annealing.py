@@ -1,11 +1,11 @@
-"""A warm-up of the latent's KL, linear or in cycles."""
+"""KL annealing of the latent, linear or cyclical."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from keras_lmmvae.callbacks.model_callback import ModelCallback
-from keras_lmmvae.validation import check_positive, received
+from keras_lmmvae.validation import check_not_negative, check_positive, received
 
 __all__ = ["KLAnnealing"]
 
@@ -13,25 +13,27 @@ __all__ = ["KLAnnealing"]
 class KLAnnealing(ModelCallback):
     """Raises the weight of KL(q(u) || p(u)) over the first epochs to the model's `kl_weight`.
 
-    With the full weight from the first step on, a decoder that cannot use the latent yet is
-    told to give it up: latent dimensions collapse to the prior. Within every cycle the weight is
+        weight = kl_weight * (start + (1 - start) * min(1, part_of_cycle / ramp))
 
-        kl_weight * (start + (1 - start) * min(1, part_of_cycle / ramp))
+    At the start of a fit the decoder does not use the latent yet. With the full weight the latent
+    dimensions may then collapse to the prior (posterior collapse). From epoch `epochs` on the
+    weight is `kl_weight`, so fit for more epochs than that.
 
-    and from epoch `epochs` on it is `kl_weight`: fit for some epochs more. The weight follows
-    from the number of the epoch alone, so a fit resumed by `BackupAndRestore` or with
-    `initial_epoch` goes on where it was. `loss` has the weight of its epoch, which the history
-    lists as `kl_weight`; `val_loss` and saved models have the full one.
+    The weight depends only on the number of the epoch. A fit that is resumed by
+    `BackupAndRestore` or with `initial_epoch` therefore continues correctly. `loss` uses the
+    weight of its epoch, which the history lists as `kl_weight`. `val_loss` and saved models use
+    the full weight.
 
     Args:
-        epochs: Positive int, length of the warm-up, all cycles together.
-        start: Float in [0, 1), share of `kl_weight` that a cycle begins with.
-        cycles: Positive int, at most `epochs`. 1: a linear warm-up; more: the weight falls back
-            to its start that many times less one, which lets dimensions that collapsed try again.
-        ramp: Float in (0, 1], part of a cycle in which the weight rises; in the rest it is full.
+        epochs: Positive int, number of epochs of all cycles together.
+        start: Float in [0, 1), share of `kl_weight` at the start of a cycle.
+        cycles: Positive int, number of cycles, at most `epochs`. 1 gives linear annealing. With
+            more, the weight falls back to its start at every new cycle, so that collapsed
+            dimensions can be used again.
+        ramp: Float in (0, 1], part of a cycle in which the weight rises. Afterwards it is full.
 
     Raises:
-        ValueError: On an argument out of its range; in `fit`, if `kl_weight` is 0.
+        ValueError: If an argument is out of its range; in `fit`, if `kl_weight` is 0.
 
     Example:
         >>> import keras_lmmvae as lmm
@@ -52,11 +54,10 @@ class KLAnnealing(ModelCallback):
         check_positive("cycles", cycles, integer=True, minimum=1)
         if cycles > epochs:
             raise ValueError(
-                "A cycle needs an epoch at least: `cycles` must not be above `epochs`. "
+                "A cycle has at least one epoch: `cycles` must not be above `epochs`. "
                 + received(cycles=cycles, epochs=epochs)
             )
-        if start != 0:
-            check_positive("start", start)
+        check_not_negative("start", start)
         check_positive("ramp", ramp)
         if start >= 1 or ramp > 1:
             raise ValueError(
@@ -70,7 +71,7 @@ class KLAnnealing(ModelCallback):
         self.ramp = ramp
 
     def share(self, epoch: int) -> float:
-        """Share of `kl_weight` in an epoch, counted from 0."""
+        """Returns the share of `kl_weight` in an epoch, counted from 0."""
         if epoch >= self.epochs:
             return 1.0
         part_of_cycle = (epoch * self.cycles % self.epochs) / self.epochs
@@ -80,7 +81,7 @@ class KLAnnealing(ModelCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         if self.lmmvae.kl_weight == 0:
             raise ValueError(
-                "There is no weight to warm up: give the model a positive `kl_weight`. "
+                "KL annealing needs a model with a positive `kl_weight`. "
                 + received(kl_weight=self.lmmvae.kl_weight)
             )
 

@@ -1,4 +1,4 @@
-"""What the callbacks share: they belong to an `LMMVAE`."""
+"""Base class of the callbacks for `LMMVAE.fit`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["ModelCallback"]
 
 
 class ModelCallback(keras.callbacks.Callback):
-    """Base of the callbacks that know the model's parts."""
+    """Callback that requires an `LMMVAE`."""
 
     @property
     def lmmvae(self) -> LMMVAE:
         """The model that is trained.
 
         Raises:
-            ValueError: If it is no `LMMVAE`.
+            ValueError: If it is not an `LMMVAE`.
         """
         if not isinstance(self.model, LMMVAE):
             raise ValueError(

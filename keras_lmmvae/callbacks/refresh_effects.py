@@ -1,4 +1,4 @@
-"""Exact effects and variances at epochs of one's own choice."""
+"""Exact effects and variances after chosen epochs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["RefreshEffects"]
 
 
 class RefreshEffects(ModelCallback):
-    """Solves the effects exactly, and estimates their variances anew, after more epochs.
+    """Solves the effects exactly and estimates their variances again after chosen epochs.
 
-    Steps only track the solution given the networks; `fit` makes it exact after epochs
-    1, 4, 16, 64, ... (counted from the model's `latent_epochs`) and at the end. Where networks
-    still move far between these, effects and variance components lag behind them. A refresh
-    costs a few passes over the training rows.
+    Training steps only approximate the BLUPs given the networks. `fit` computes them exactly after
+    epochs 1, 4, 16, 64, ... (counted from the model's `latent_epochs`) and at the end. Between
+    these epochs effects and variance components lag behind if the networks still change much. A
+    refresh costs a few passes over the training rows.
 
-    Epochs are counted from 1. The refresh comes before the epoch's validation, and before
-    callbacks that stand behind this one. It does nothing while `latent_epochs` last.
+    Epochs are counted from 1. The refresh comes before the validation of the epoch and before
+    later callbacks in the list. There is none during `latent_epochs`.
 
     Args:
-        every: Optional positive int: after every so many epochs.
-        at: Optional collection of positive ints: after these epochs.
+        every: Optional positive int, number of epochs between refreshes.
+        at: Optional collection of positive ints, the epochs with a refresh.
 
     Raises:
-        ValueError: Unless one of `every` and `at` is given, or on a number below 1; in `fit`, if
-            the model's posterior is amortized, whose effects have no exact solution.
+        ValueError: If both or neither of `every` and `at` are given, or if a number is below 1;
+            in `fit`, if the posterior is amortized, because its effects have no exact solution.
 
     Example:
         >>> import keras_lmmvae as lmm
@@ -40,7 +40,7 @@ class RefreshEffects(ModelCallback):
     def __init__(self, every: int | None = None, at: Collection[int] | None = None) -> None:
         if (every is None) == (at is None):
             raise ValueError(
-                "Say either `every` how many epochs or `at` which epochs to refresh. "
+                "Give either `every`, a number of epochs, or `at`, the epochs with a refresh. "
                 + received(every=every, at=at)
             )
         for name, values in (("every", [] if every is None else [every]), ("at", at or ())):
@@ -53,7 +53,7 @@ class RefreshEffects(ModelCallback):
         self._is_current = True
 
     def is_due(self, epoch: int) -> bool:
-        """Whether the effects are refreshed after this epoch, counted from 1."""
+        """Returns whether there is a refresh after this epoch, counted from 1."""
         if self.every is not None:
             return epoch % self.every == 0
         return self.at is not None and epoch in self.at
@@ -61,7 +61,7 @@ class RefreshEffects(ModelCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         if self.lmmvae.posterior == "amortized":
             raise ValueError(
-                "An amortized posterior has no exact effects to refresh: use "
+                "The effects of an amortized posterior have no exact solution: use "
                 "posterior='conjugate'. " + received(posterior=self.lmmvae.posterior)
             )
 

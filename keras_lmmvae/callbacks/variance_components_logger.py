@@ -1,56 +1,55 @@
-"""Variance components epoch by epoch, as a CSV file and for TensorBoard."""
+"""Log of the variance components by epoch, as a CSV file and for TensorBoard."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from keras_lmmvae.callbacks.model_callback import ModelCallback
+from keras_lmmvae.files import written_whole
 from keras_lmmvae.validation import received
 
 __all__ = ["VarianceComponentsLogger"]
 
 _COLUMNS = ("epoch", "component", "feature", "variance")
-# What `tf.summary.scalar` writes; that one needs TensorBoard to be installed where models train.
+# The metadata that `tf.summary.scalar` writes. That function needs an installed TensorBoard.
 _SCALAR = tf.compat.v1.SummaryMetadata(
     plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"),
     data_class="DATA_CLASS_SCALAR",
 )
-# In place of a feature: the average over all of them.
 _MEAN = "mean"
 
 
 class VarianceComponentsLogger(ModelCallback):
     """Writes `model.variance_components()` after every epoch.
 
-    The CSV file has a line per epoch (as Keras' `CSVLogger` from 0), component and feature, and
-    one with feature "mean" for the average over the features:
+    The CSV file has one line per epoch, component and feature. Epochs are counted from 0, as in
+    Keras' `CSVLogger`. The feature "mean" is the average over the features:
 
         epoch,component,feature,variance
         0,store,mean,0.71
         0,store,0,0.93
 
-    An epoch is on the disk when its `on_epoch_end` returns, so an interrupt loses nothing. A run
-    that starts at a later epoch, as `BackupAndRestore` resumes one, replaces the lines from that
-    epoch on and keeps those before; one that starts at epoch 0 replaces them all, unless
-    `append`. Put this callback before `BackupAndRestore`: it must not forget an epoch that the
-    backup counts as done.
+    The lines of an epoch are in the file when its `on_epoch_end` returns, so an interrupt loses
+    nothing. A fit that starts at a later epoch, for example one resumed by `BackupAndRestore`,
+    replaces the lines from that epoch on. A fit that starts at epoch 0 replaces all lines. With
+    `append`, no line is replaced. Put this callback before `BackupAndRestore` in the list, so that
+    every epoch in the backup is also in the file.
 
     Args:
-        filename: Optional path of the CSV file to write.
-        log_dir: Optional folder for TensorBoard, where the scalars are called
+        filename: Optional path of the CSV file.
+        log_dir: Optional folder for TensorBoard. The scalars are called
             "variance_components/store/mean" and "variance_components/store/0".
-        append: Whether lines of earlier runs stay as they are, whatever their epochs.
-        per_feature: Whether single features are written too, or their average only.
+        append: Whether all lines of earlier fits stay in the file.
+        per_feature: Whether to write the variances of single features besides their average.
 
     Raises:
-        ValueError: If neither `filename` nor `log_dir` is given; in `fit`, if the file is
-            not one that this callback has written.
+        ValueError: If neither `filename` nor `log_dir` is given; in `fit`, if the file exists and
+            was not written by this callback.
 
     Example:
         >>> import keras_lmmvae as lmm
@@ -68,7 +67,7 @@ class VarianceComponentsLogger(ModelCallback):
     ) -> None:
         if filename is None and log_dir is None:
             raise ValueError(
-                "Say where to write: `filename` for a CSV file, `log_dir` for TensorBoard. "
+                "Give `filename` for a CSV file, `log_dir` for TensorBoard, or both. "
                 + received(filename=filename, log_dir=log_dir)
             )
         super().__init__()
@@ -82,7 +81,7 @@ class VarianceComponentsLogger(ModelCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         self._is_first = True
         if self.filename is not None:
-            _read(Path(self.filename))  # an unusable file is told before the training, not after
+            _read(Path(self.filename))  # Raises the error for a wrong file before the training.
         if self.log_dir is not None:
             self._writer = tf.summary.create_file_writer(str(self.log_dir))
 
@@ -100,7 +99,7 @@ class VarianceComponentsLogger(ModelCallback):
             self._writer = None
 
     def _values(self) -> list[tuple[str, str, float]]:
-        """Component, feature and variance: the average over the features, then each of them."""
+        """Returns (component, feature, variance): the average over features, then each feature."""
         table = self.lmmvae.variance_components()
         values = []
         for component, row in table.iterrows():
@@ -115,12 +114,10 @@ class VarianceComponentsLogger(ModelCallback):
             with path.open("a", newline="", encoding="utf-8") as file:
                 file.write(_text(lines))
             return
-        kept = [line for line in _read(path) if self.append or int(line[0]) < epoch]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place and renamed: an interrupt here leaves the file as it was.
-        fresh = path.with_name(f".{path.name}.tmp")
-        fresh.write_text(_text([list(_COLUMNS), *kept, *lines]), encoding="utf-8", newline="")
-        os.replace(fresh, path)
+        earlier = [line for line in _read(path) if self.append or int(line[0]) < epoch]
+        text = _text([list(_COLUMNS), *earlier, *lines])
+        with written_whole(path) as fresh:
+            fresh.write_text(text, encoding="utf-8", newline="")
 
     def _write_scalars(self, epoch: int, values: list[tuple[str, str, float]]) -> None:
         with self._writer.as_default():
@@ -137,7 +134,7 @@ def _text(lines: list[list[str]]) -> str:
 
 
 def _read(path: Path) -> list[list[str]]:
-    """Lines of an earlier run, without a last one that was cut off; none if there is no file.
+    """Returns the lines of an earlier fit, without an incomplete last line.
 
     Raises:
         ValueError: If the file has other columns.
@@ -149,7 +146,7 @@ def _read(path: Path) -> list[list[str]]:
     lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
     if text and (not lines or tuple(lines[0]) != _COLUMNS):
         raise ValueError(
-            f"The file '{path}' has no variance components in it, expected the columns "
+            f"The file '{path}' is not a log of variance components, expected the columns "
             f"{list(_COLUMNS)}: choose another `filename`. " + received(columns=text[:60])
         )
     return lines[1:]

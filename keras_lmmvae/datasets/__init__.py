@@ -1,4 +1,4 @@
-"""Real correlated data: of the package itself, of installed packages, or of the user's files."""
+"""Real correlated data from this package, from installed packages or from files of the user."""
 
 from keras_lmmvae.datasets.baseball import BASEBALL_FEATURES, load_baseball
 from keras_lmmvae.datasets.census_tracts import CENSUS_TRACTS_FEATURES, load_census_tracts

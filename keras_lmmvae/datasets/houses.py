@@ -1,9 +1,11 @@
-"""Houses sold in Lucas County, Ohio, 1993-1998: spatially correlated rows."""
+"""Houses sold in Lucas County, Ohio, 1993-1998: spatial data."""
 
 from importlib import resources
 
 import numpy as np
 import pandas as pd
+
+from keras_lmmvae.validation import received
 
 __all__ = ["HOUSES_FEATURES", "houses_features", "load_houses"]
 
@@ -11,7 +13,7 @@ LOGGED = ("price", "avalue", "TLA", "lotsize", "frontage", "depth", "garagesqft"
 COUNTS = ("yrbuilt", "beds", "baths", "halfbaths", "rooms")
 HOUSES_FEATURES = (*LOGGED, *COUNTS, "floors")
 
-# Split-level houses ("bilevel", "multilvl") have two floors or more, at the area of two.
+# Split-level houses ("bilevel", "multilvl") have two or more floors with the area of two.
 FLOORS = {
     "one": 1.0,
     "one+half": 1.5,
@@ -21,7 +23,7 @@ FLOORS = {
     "bilevel": 2.0,
     "multilvl": 2.0,
 }
-# Derived in the source: dummies of `syear`, and age = (1999 - yrbuilt) / 100.
+# Columns of the source that follow from others: dummies of `syear`, age = (1999 - yrbuilt) / 100.
 DERIVED = ("s1993", "s1994", "s1995", "s1996", "s1997", "s1998", "age")
 CELL_SIZE = 1000.0  # metres
 
@@ -29,21 +31,21 @@ CELL_SIZE = 1000.0  # metres
 def load_houses() -> pd.DataFrame:
     """Loads 25,357 single-family houses sold in Lucas County, Ohio, 1993-1998.
 
-    One row per house:
+    There is one row per house:
 
     | column | meaning |
     |---|---|
     | price, avalue | sale price and assessed value, US dollars |
     | TLA, lotsize, garagesqft | living, lot and garage area, square feet; no garage: 0 |
-    | frontage, depth | of the lot, feet; 0 in 0.1 % and 15 % of the rows, seemingly unknown |
+    | frontage, depth | of the lot, feet; 0 in 0.1 % and 15 % of the rows, probably unknown |
     | yrbuilt, beds, baths, halfbaths, rooms | year built and counts |
     | stories, wall, garage | categories: 7, 7 and 5 labels |
     | sdate, syear | date (yymmdd) and year of the sale |
     | easting, northing | coordinates, metres (Ohio North, NAD83); `x`, `y` in the source |
-    | cell | int, the square kilometre: 1000 * easting in km + northing in km; 702 cells |
+    | cell | int, square kilometre: 1000 * easting in km + northing in km; 702 cells |
 
-    No value is missing and no two houses share their coordinates. `age` and the dummies of the
-    sale year, which the source also has, are left out: they repeat `yrbuilt` and `syear`.
+    No value is missing and no two houses have the same coordinates. `age` and the dummies of the
+    sale year are left out, because they are functions of `yrbuilt` and `syear`.
 
     Returns:
         houses: DataFrame with 25,357 rows.
@@ -69,15 +71,14 @@ def load_houses() -> pd.DataFrame:
 
 
 def houses_features(houses: pd.DataFrame) -> pd.DataFrame:
-    """Takes the 13 numeric features out of the houses, money, areas and lengths logged.
+    """Returns the 13 numeric features of houses, with money, areas and lengths logged.
 
-    price, avalue, TLA, lotsize, frontage, depth and garagesqft as log(1 + value); yrbuilt, beds,
-    baths, halfbaths and rooms as they are; floors, from 1 to 3, read off `stories`. So `stories`
-    is no label to predict from these features; `wall` and `garage` are. They are not
-    standardised.
+    price, avalue, TLA, lotsize, frontage, depth and garagesqft are log(1 + value). yrbuilt, beds,
+    baths, halfbaths and rooms are unchanged. floors, from 1 to 3, is derived from `stories`, so
+    predict `wall` or `garage` from the features, but not `stories`. Nothing is standardised.
 
     Args:
-        houses: DataFrame with the columns of `load_houses`, any rows of it.
+        houses: DataFrame with the columns of `load_houses` and any of its rows.
 
     Returns:
         features: Float64 DataFrame with the columns `HOUSES_FEATURES` and the index of `houses`.
@@ -94,12 +95,12 @@ def houses_features(houses: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in needed if name not in houses.columns]
     if missing:
         raise ValueError(
-            f"`houses` lacks columns that `load_houses` returns: {missing}. "
-            f"Received: columns={list(houses.columns)}"
+            f"`houses` lacks columns of `load_houses`: {missing}. "
+            + received(columns=list(houses.columns))
         )
     unknown = sorted(set(houses["stories"]) - set(FLOORS), key=str)
     if unknown:
-        raise ValueError(f"`stories` must be one of {list(FLOORS)}. Received: stories={unknown}")
+        raise ValueError(f"`stories` must be one of {list(FLOORS)}. " + received(stories=unknown))
     features = houses[[*LOGGED, *COUNTS]].astype(np.float64)
     features[list(LOGGED)] = np.log1p(features[list(LOGGED)])
     features["floors"] = houses["stories"].map(FLOORS).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Two Japanese vowels spoken by nine men: short series with the speaker as the label."""
+"""Two Japanese vowels spoken by nine men: short time series with the speaker as label."""
 
 from pathlib import Path
 
@@ -17,22 +17,22 @@ PARTS = ("train", "test")
 def load_japanese_vowels() -> pd.DataFrame:
     """Loads 9,961 frames of 640 utterances of /ae/ by nine male speakers.
 
-    One row per frame, in order, and the columns
+    There is one row per frame, in the order of time. The columns are
 
     | column | meaning |
     |---|---|
     | cepstrum_01 ... cepstrum_12 | 12 cepstral coefficients of linear prediction |
     | utterance | int, 640 levels of median size 15, from 7 to 29 frames |
-    | t | int, position of the frame in its utterance: 0, 1, ... |
-    | speaker | int, 1 to 9: the label; an utterance has one speaker |
+    | t | int, number of the frame in its utterance: 0, 1, ... |
+    | speaker | int, 1 to 9, the label; an utterance has one speaker |
     | part | "train" (270 utterances, 30 of each speaker) or "test" (370), as published |
 
-    A frame is 25.6 ms long, the next one begins 6.4 ms later. No value is missing and nothing is
-    standardised. The data are read out of the package aeon, which is not imported. Its own
-    dependencies are not needed and may replace installed versions: install it without them.
+    A frame is 25.6 ms long, and the next one starts 6.4 ms later. No value is missing and nothing
+    is standardised. The data are read from the package aeon, which is not imported. Install it
+    without its dependencies: they are not needed and may replace installed versions.
 
     Returns:
-        frames: DataFrame with 9,961 rows; features float64.
+        frames: DataFrame with 9,961 rows. Features are float64.
 
     Raises:
         ImportError: If the package aeon is not installed.
@@ -56,7 +56,7 @@ def load_japanese_vowels() -> pd.DataFrame:
 
 
 def _read_japanese_vowels(train_path: Path, test_path: Path) -> pd.DataFrame:
-    """Numbers the utterances through both parts and makes a row of every frame."""
+    """Makes a row of every frame. The numbers of the utterances continue from train to test."""
     frames, first = [], 0
     for part, path in zip(PARTS, (train_path, test_path), strict=True):
         lines = _utterances(path)
@@ -66,7 +66,7 @@ def _read_japanese_vowels(train_path: Path, test_path: Path) -> pd.DataFrame:
 
 
 def _utterances(path: Path) -> list[str]:
-    """The lines after "@data": twelve series "1.2,0.7,..." and the speaker, between colons."""
+    """Returns the lines after "@data": twelve series "1.2,0.7,..." and the speaker, with colons."""
     _, mark, body = path.read_text(encoding="utf-8").partition("@data")
     lines = [line.strip() for line in body.splitlines() if line.strip()]
     if not mark or not lines:

@@ -1,4 +1,4 @@
-"""Indian Pines: a hyperspectral image of fields and forest, for spatial models."""
+"""Indian Pines: a hyperspectral image of fields and forest."""
 
 from pathlib import Path
 
@@ -37,27 +37,27 @@ CELL_SIZE = 5  # pixels
 def load_pines(every: int = 1) -> pd.DataFrame:
     """Loads 21,025 pixels of a hyperspectral image of Indiana farmland in June 1992.
 
-    One row per pixel of the 145 x 145 image, row by row, and the columns
+    There is one row per pixel of the 145 x 145 image, in row-major order. The columns are
 
     | column | meaning |
     |---|---|
     | band_000 ... band_199 | radiance in 200 bands from 0.4 to 2.5 micrometres, scaled, 955-9,604 |
-    | row, column | int, place of the pixel from the upper left; a pixel is 20 m wide |
+    | row, column | int, position of the pixel from the upper left; a pixel is 20 m wide |
     | cell | int, block of 5 x 5 pixels: 29 * (row // 5) + column // 5; 841 levels of size 25 |
-    | crop | int, what grows there: its place in `PINES_CROPS`; 0 in the 10,776 unlabelled pixels |
+    | crop | int, index in `PINES_CROPS`; 0 in the 10,776 unlabelled pixels |
 
-    Neighbouring bands are nearly equal: every 10th one keeps most of what there is. Bands of
-    water vapour are not among the 200. Hold out blocks (cells), not single pixels: a pixel's
-    neighbours nearly repeat it. No value is missing and nothing is standardised.
+    Neighbouring bands are nearly equal, so every 10th band has most of the information. Bands of
+    water vapour are not among the 200. Neighbouring pixels are nearly equal, too, so hold out
+    cells, not single pixels. No value is missing and nothing is standardised.
 
-    The data are read out of the package tensorly, which is not imported.
+    The data are read from the package tensorly, which is not imported.
 
     Args:
-        every: Positive int; keeps the bands 0, every, 2 * every, and so on, with their names.
+        every: Positive int. Only the bands 0, every, 2 * every, ... are returned, with their names.
             Defaults to 1: all 200.
 
     Returns:
-        pixels: DataFrame with 21,025 rows; bands float32.
+        pixels: DataFrame with 21,025 rows. Bands are float32.
 
     Raises:
         ImportError: If the package tensorly is not installed.

@@ -1,4 +1,4 @@
-"""Monthly sales of the Rossmann drug stores from files that the user has: a panel of stores."""
+"""Monthly sales of the Rossmann drug stores from files of the user: a panel of stores."""
 
 from os import PathLike
 from pathlib import Path
@@ -43,41 +43,41 @@ START = pd.Timestamp(2013, 1, 1)
 def load_rossmann(folder: str | PathLike[str]) -> pd.DataFrame:
     """Loads monthly sales of 1,115 drug stores, from train.csv and store.csv of Kaggle.
 
-    One row per store and month; 33,485 of the complete files. The `ROSSMANN_FEATURES`:
+    There is one row per store and month, 33,485 rows for the complete files. The
+    `ROSSMANN_FEATURES` are
 
     | column | meaning |
     |---|---|
-    | Open, Promo, SchoolHoliday | days of the month on which the store was open, and so on |
+    | Open, Promo, SchoolHoliday | days of the month when the store was open, and so on |
     | StateHoliday_0, _a, _b, _c | days: no holiday, public holiday, Easter, Christmas |
     | StoreType_a ... _d, Assortment_a ... _c | 0 or 1 |
     | CompetitionDistance | metres to the nearest competitor |
-    | CompetitionOpenSinceMonth, CompetitionOpenSinceYear | since when there is one |
-    | Promo2, Promo2SinceWeek, Promo2SinceYear | takes part in the continued promotion; since when |
-    | PromoInterval | 1, 2, 3: it starts anew in January, February, March and so on; 0: none |
+    | CompetitionOpenSinceMonth, CompetitionOpenSinceYear | opening date of the competitor |
+    | Promo2, Promo2SinceWeek, Promo2SinceYear | 1 if in the continued promotion; start date |
+    | PromoInterval | 1, 2, 3: first month with a start of the promotion; 0: no promotion |
 
-    and
+    The other columns are
 
     | column | meaning |
     |---|---|
     | Sales | turnover of the month |
     | store | int, the key |
     | year, month | int |
-    | t | days from 1 January 2013 to the first of the month, over their maximum: 0 to 1 |
+    | t | days from 1 January 2013 to the first of the month, divided by their maximum |
 
-    A value that the table of stores lacks is the median of the stores that have it. What belongs
-    to the store is constant over its months. The dummies of each category add up to a constant
-    (those of the holidays to the days of the month). Nothing is logged or standardised:
-    standardise on the training rows.
+    Missing values of stores are replaced by the median over stores. Features from store.csv are
+    constant over the months of a store. The dummies of a category sum to a constant. Those of
+    StateHoliday sum to the days of the month. Nothing is logged or standardised.
 
     Args:
-        folder: That holds train.csv and store.csv.
+        folder: Folder with train.csv and store.csv.
 
     Returns:
-        sales: DataFrame, by store and month; features and Sales float64.
+        sales: DataFrame, by store and month. Features and Sales are float64.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a column or the row of a store is missing, a store has two rows, or a
+        ValueError: If a column or the row of a store is missing, if a store has two rows, or if a
             category has an unknown label.
 
     Example:
@@ -102,11 +102,11 @@ def load_rossmann(folder: str | PathLike[str]) -> pd.DataFrame:
 
 
 def _read(folder: str | PathLike[str], name: str, columns: list[str]) -> pd.DataFrame:
-    """Reads a file; categories stay text, of which "0" would otherwise become a number."""
+    """Reads a file. Categories are read as text, because the label "0" would become a number."""
     path = Path(folder, name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"`folder` must hold train.csv and store.csv, and lacks {name}. "
+            f"`folder` must have the files train.csv and store.csv, but lacks {name}. "
             + received(folder=str(folder))
         )
     table = pd.read_csv(path, dtype=dict.fromkeys([*DUMMIES, "PromoInterval"], str))
@@ -122,7 +122,7 @@ def _monthly_sums(days: pd.DataFrame) -> pd.DataFrame:
 
 
 def _store_features(stores: pd.DataFrame) -> pd.DataFrame:
-    """Fills in medians and turns the categories into numbers."""
+    """Replaces missing values by medians and categories by numbers."""
     twice = sorted(stores.loc[stores["Store"].duplicated(), "Store"])
     if twice:
         raise ValueError("store.csv must have one row for each store. " + received(Store=twice))
@@ -145,7 +145,7 @@ def _with_medians(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_dummies(table: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Replaces a category by a column of 0 and 1 for each of its known labels."""
+    """Replaces a category by a column of 0 and 1 for each known label."""
     _check_labels(column, table[column], DUMMIES[column])
     names = zip(_dummy_names(column), DUMMIES[column], strict=True)
     dummies = {name: (table[column] == label).astype(np.float64) for name, label in names}

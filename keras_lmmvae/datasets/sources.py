@@ -1,4 +1,4 @@
-"""Where the loaders find their files, and checks of what is in them."""
+"""Finding and checking the files of the loaders."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -12,20 +12,21 @@ __all__ = ["check_file_columns", "package_file"]
 
 
 def package_file(package: str, file: str, install: str) -> Path:
-    """Finds a data file of an installed package, without importing that package.
+    """Finds a data file of an installed package without importing that package.
 
-    Importing would be slow, and some of these packages need more than their data does.
+    An import would be slow and may fail, because some packages are installed without their
+    dependencies.
 
     Args:
-        package: Name under which the package is imported.
+        package: Name of the package in an import statement.
         file: Path of the file within the package, with forward slashes.
-        install: The command that installs the package, for the error.
+        install: Command that installs the package, for the error text.
 
     Returns:
-        path: Of the file, which exists.
+        path: Path of the file.
 
     Raises:
-        ImportError: If the package is not installed or has no such file.
+        ImportError: If the package is not installed or does not have the file.
 
     Example:
         >>> package_file("keras_lmmvae", "datasets/sources.py", "pip install keras_lmmvae").name
@@ -38,21 +39,21 @@ def package_file(package: str, file: str, install: str) -> Path:
             return path
     reason = "which is not installed" if not folders else f"which has no file {file}"
     raise ImportError(
-        f"These data are read out of the package {package}, {reason}. "
+        f"These data are part of the package {package}, {reason}. "
         f"Install it with `{install}`. " + received(package=package, file=file)
     )
 
 
 def check_file_columns(table: pd.DataFrame, columns: Iterable[str], file: str) -> None:
-    """Checks that a table read from a file has rows and the columns.
+    """Checks that a table from a file has rows and the required columns.
 
     Args:
-        table: DataFrame as it was read.
-        columns: Names of the columns that are needed.
-        file: Name of the file, for the error.
+        table: DataFrame with the content of the file.
+        columns: Names of the required columns.
+        file: Name of the file, for the error text.
 
     Raises:
-        ValueError: If a column is missing, or there is no row.
+        ValueError: If a column is missing, or if there are no rows.
 
     Example:
         >>> check_file_columns(pd.DataFrame({"Store": [1]}), ["Store"], "store.csv")

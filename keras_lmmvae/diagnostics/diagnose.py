@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from keras_lmmvae.diagnostics import model_checks, row_checks
-from keras_lmmvae.diagnostics.evidence import collect
+from keras_lmmvae.diagnostics.evidence import are_training_rows, collect
 from keras_lmmvae.diagnostics.finding import Diagnosis, Finding, LMMVAEWarning
 from keras_lmmvae.fitted_model import FittedModel
 from keras_lmmvae.validation import check_positive, received
@@ -42,7 +42,8 @@ def diagnose(model: FittedModel, data: Any, held_out: Any = None, seed: int = 0)
 
     Args:
         model: A fitted `LMMVAE`.
-        data: The training rows: dict of arrays, or a batched dataset of dicts.
+        data: The training rows, in the order they had in `fit`: dict of arrays, or a batched
+            dataset of dicts.
         held_out: Optional rows that were not trained on, of the same form.
         seed: Non-negative int, of the permutations that say what chance gives.
 
@@ -85,12 +86,16 @@ def diagnose(model: FittedModel, data: Any, held_out: Any = None, seed: int = 0)
         found["unseen_levels"] = row_checks.check_unseen_levels(unseen)
     else:
         skipped = dict.fromkeys(("error_above_expected", "unseen_levels"), "no `held_out` rows")
-        if model.posterior == "conjugate":
+        if model.posterior == "amortized":
+            skipped["effects_overfit"] = (
+                "no `held_out` rows, and an amortized posterior has no folds"
+            )
+        elif are_training_rows(model, data):
             unseen = collect(model, data, is_crossed=True)
             found["effects_overfit"] = row_checks.check_effects_overfit(training, unseen, False)
         else:
             skipped["effects_overfit"] = (
-                "no `held_out` rows, and an amortized posterior has no folds"
+                "no `held_out` rows, and `data` are not the rows of `fit` in the order they had"
             )
     if model.posterior == "amortized":
         del found["term_collapse"]

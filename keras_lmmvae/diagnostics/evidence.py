@@ -9,12 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lmmvae import design
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
 from keras_lmmvae.fitted_model import FittedModel
-from keras_lmmvae.rows import EFFECTS, FEATURES, Rows
+from keras_lmmvae.rows import EFFECTS, FEATURES, FOLD, Pass, Rows, row_weights, with_folds
 
-__all__ = ["Evidence", "TermEvidence", "collect"]
+__all__ = ["Evidence", "TermEvidence", "are_training_rows", "collect", "training_pass"]
 
 
 class TermEvidence:
@@ -131,8 +132,8 @@ def collect(model: FittedModel, data: Any, *, is_crossed: bool) -> Evidence:
     terms = {term.label: TermEvidence(term) for term in model.random_effects}
     means, log_vars, values = [], [], None
     cells, constant, squares, relative = np.zeros(size), np.zeros(size), 0.0, 0.0
-    for rows in model.pass_over(data):
-        mixed_model = model.mixed_model
+    mixed_model = model.mixed_model
+    for rows in training_pass(model, data) if is_crossed else model.pass_over(data):
         parts = mixed_model.out_of_fold_parts(rows) if is_crossed else mixed_model.parts(rows)
         seen = model.infer(rows, parts)
         expected = model.predictive_variance(rows)
@@ -157,6 +158,34 @@ def collect(model: FittedModel, data: Any, *, is_crossed: bool) -> Evidence:
         constant,
         float(squares),
         float(relative),
+    )
+
+
+def training_pass(model: FittedModel, data: Any) -> Pass:
+    """A pass over training rows, with the folds that they had in `fit`."""
+    model.require_fitted()
+    return Pass(with_folds(model.encode_data(data)))
+
+
+def are_training_rows(model: FittedModel, data: Any) -> bool:
+    """Whether rows fill the folds of every level as those of `fit` did, in the same order."""
+    pairs = list(model.mixed_model.pairs())
+
+    def counts(rows: Rows) -> list[tf.Tensor]:
+        return [
+            design.count(
+                rows[EFFECTS][term.label]["codes"],
+                effects.num_levels,
+                row_weights(rows),
+                rows[FOLD],
+            )
+            for term, effects in pairs
+        ]
+
+    found = training_pass(model, data).total(counts)
+    return all(
+        np.allclose(count, effects.folds.count, atol=0.01)
+        for count, (_, effects) in zip(found, pairs, strict=True)
     )
 
 

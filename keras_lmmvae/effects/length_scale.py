@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from scipy.optimize import minimize_scalar
 
 __all__ = ["fit_length_scale", "profile_log_likelihood"]
 
 # Ratios effect_variance / noise_variance that the profile tries for each feature.
 _RATIOS = np.geomspace(1e-4, 1e3, 57)
+# A length scale is refined to this share of itself.
+_LOG_TOLERANCE = 0.02
 
 
 def profile_log_likelihood(
@@ -51,15 +54,17 @@ def fit_length_scale(
     residual: np.ndarray,
     bounds: tuple[float, float],
     num_grid: int = 7,
-    num_refinements: int = 7,
+    num_refinements: int = 9,
 ) -> float:
-    """Length scale of the highest marginal likelihood: a grid, then golden-section search.
+    """Length scale of the highest marginal likelihood: the best of a grid, then refined.
 
     Args:
         basis_of: Function of `(inputs, length_scale)` that returns the basis `(n, m)`.
         inputs: Array `(n, c)`, coordinates.
         residual: Array `(n, p)`; rows are the data that the term is to explain.
         bounds: Smallest and largest length scale.
+        num_grid: Positive int, length scales to begin with, evenly spaced on the log scale.
+        num_refinements: Positive int, most further ones, between the neighbours of the best.
 
     Returns:
         The length scale, in the units of `inputs`.
@@ -68,26 +73,15 @@ def fit_length_scale(
     values = tf.constant(residual, tf.float32)
     squares = np.square(residual, dtype=np.float64).sum(axis=0)
 
-    def objective(log_scale: float) -> float:
+    def misfit(log_scale: float) -> float:
         basis = basis_of(points, float(np.exp(log_scale)))
         gram = tf.matmul(basis, basis, transpose_a=True).numpy().astype(np.float64)
         scores = tf.matmul(basis, values, transpose_a=True).numpy().astype(np.float64)
-        return profile_log_likelihood(gram, scores, squares, len(inputs))
+        return -profile_log_likelihood(gram, scores, squares, len(inputs))
 
     grid = np.linspace(np.log(bounds[0]), np.log(bounds[1]), num_grid)
-    heights = [objective(point) for point in grid]
-    at = int(np.argmax(heights))
-    low, high = grid[max(at - 1, 0)], grid[min(at + 1, num_grid - 1)]
-    golden = (np.sqrt(5.0) - 1.0) / 2.0
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    height_left, height_right = objective(left), objective(right)
-    for _ in range(num_refinements):
-        if height_left > height_right:
-            high, right, height_right = right, left, height_left
-            left = high - golden * (high - low)
-            height_left = objective(left)
-        else:
-            low, left, height_left = left, right, height_right
-            right = low + golden * (high - low)
-            height_right = objective(right)
-    return float(np.exp(left if height_left > height_right else right))
+    at = int(np.argmin([misfit(point) for point in grid]))
+    limits = grid[max(at - 1, 0)], grid[min(at + 1, num_grid - 1)]
+    options = {"xatol": _LOG_TOLERANCE, "maxiter": num_refinements}
+    found = minimize_scalar(misfit, bounds=limits, method="bounded", options=options)
+    return float(np.exp(found.x))

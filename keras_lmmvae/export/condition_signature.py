@@ -69,6 +69,17 @@ class ConditionSignature:
 
     def __call__(self, inputs: Columns) -> Columns:
         """Reconstruction `(b, p)`, the row's effects and their deviations, in features' units."""
+        shape = (None, None, self._model.num_features)
+        inputs = {**inputs, SUPPORT: tf.ensure_shape(inputs[SUPPORT], shape)}
+        size = tf.shape(inputs[SUPPORT])
+        for name, value in inputs.items():
+            # Rows of another number would be spread over the others.
+            if name != SUPPORT:
+                message = f"The input {name} must have as many rows as {SUPPORT}."
+                is_support = name.startswith(SUPPORT)
+                expected = size[:2] if is_support else size[:1]
+                found = tf.shape(value)[: 2 if is_support else 1]
+                tf.debugging.assert_equal(found, expected, message)
         if self._term.has_levels:
             return self._answer(inputs)
 

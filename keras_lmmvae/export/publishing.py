@@ -1,10 +1,8 @@
-"""Publishing: export, card, warm-up requests and a check, in one step or not at all."""
+"""Publishes a model: export, card, warm-up requests and a check, in one step or not at all."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,24 +13,26 @@ from keras_lmmvae.export.requests import example_requests
 from keras_lmmvae.export.saved_model import write_saved_model
 from keras_lmmvae.export.verification import verify_saved_model
 from keras_lmmvae.export.warmup import read_warmup_requests, write_warmup_requests
+from keras_lmmvae.files import written_whole
 from keras_lmmvae.fitted_model import FittedModel
 from keras_lmmvae.validation import received
 
 __all__ = ["CARD_FILE", "Published", "publish", "read_card"]
 
 CARD_FILE = Path("assets.extra") / "model_card.json"
-"""Where the card lies in the folder of a SavedModel; TensorFlow Serving leaves it alone."""
+"""Place of the card in the folder of a SavedModel. TensorFlow Serving does not read it."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """What `publish` did.
+    """A published version and what its check found.
 
     Attributes:
         folder: The version's folder.
         card: The model card.
         requests: Number of requests that were replayed.
-        largest_difference: Between served and Python answers, relative to each output's size.
+        largest_difference: The largest difference between a served and a Python answer,
+            relative to the largest absolute value of that output.
     """
 
     folder: Path
@@ -45,9 +45,10 @@ def publish(model: FittedModel, filepath: str | Path, *, warmup: bool = True) ->
     """Writes `models/<name>/<version>` for TensorFlow Serving, checked before it appears.
 
     The SavedModel, its card (`assets.extra/model_card.json`) and warm-up requests are written
-    beside their place; the requests are replayed through TensorFlow's C API, in a process that
-    cannot import TensorFlow, and compared with the Python model; then the folder is renamed. A
-    server that watches `models/<name>` never sees half of a version.
+    beside their place. TensorFlow then loads them in a fresh process that can import neither
+    this package nor Keras, and answers a request of every signature. The answers are compared
+    with the Python model's, and then the folder is renamed. A server that watches
+    `models/<name>` never sees half of a version.
 
     Args:
         model: A fitted model.
@@ -82,11 +83,9 @@ def publish(model: FittedModel, filepath: str | Path, *, warmup: bool = True) ->
     model.require_fitted()
     check_input_names(model)
     target = _version_folder(Path(filepath))
-    target.parent.mkdir(parents=True, exist_ok=True)
     card = model_card(model)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".publish-") as folder:
-        fresh = Path(folder) / "model"
-        write_saved_model(model, fresh, Path(folder) / "vocabularies")
+    with written_whole(target) as fresh:
+        write_saved_model(model, fresh)
         requests = example_requests(model)
         if warmup:
             write_warmup_requests(fresh, requests, target.parent.name)
@@ -95,21 +94,26 @@ def publish(model: FittedModel, filepath: str | Path, *, warmup: bool = True) ->
         path = fresh / CARD_FILE
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.rename(fresh, target)
+        _require_new(target)  # Another process may have published it meanwhile.
     return Published(target, card, len(requests), difference)
 
 
 def _version_folder(path: Path) -> Path:
-    """The folder to write: as named, or the next version of the model."""
+    """Returns the folder to write: the one named, or the next version of the model."""
     if not path.name.isdecimal():
         versions = [int(p.name) for p in path.glob("*") if p.name.isdecimal()]
         return path / str(max(versions, default=0) + 1)
+    _require_new(path)
+    return path
+
+
+def _require_new(path: Path) -> None:
+    """Raises if the version is there already: a server may be reading it."""
     if path.exists():
         raise ValueError(
             "This version is there already: choose another number, for a server may be reading "
             "it. " + received(filepath=str(path))
         )
-    return path
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:

@@ -82,7 +82,10 @@ def example_requests(model: FittedModel) -> list[dict[str, Any]]:
 
 
 def _condition_inputs(model: Any, term: Any, columns: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Every row with three support rows, of which the last two rows mask one or all."""
+    """Gives each row three support rows. The last two rows mask one of them, or all.
+
+    A level that is new to the term is new to the other terms with the same key, too.
+    """
     rng = np.random.default_rng(1)
     mean, scale = np.asarray(model.feature_mean), np.asarray(model.feature_scale)
     noise = rng.standard_normal((NUM_ROWS, 3, len(mean)))
@@ -90,7 +93,11 @@ def _condition_inputs(model: Any, term: Any, columns: dict[str, np.ndarray]) -> 
     support = (mean + scale * (0.5 + noise)).astype(np.float32)
     inputs = {"x": columns["x"], "support": support, "support_mask": mask}
     others = [other for other in model.random_effects if other is not term]
-    for column in dict.fromkeys(name for other in others for name in other.columns):
-        inputs[column] = columns[column]
-        inputs[f"support_{column}"] = np.stack([columns[column]] * 3, axis=1)
+    names = [name for other in others for name in other.columns]
+    for column in dict.fromkeys([*names, *term.numbers]):
+        values = columns[column]
+        if column in term.keys:
+            values = np.full_like(values, unseen_key(term))
+        inputs[column] = values
+        inputs[f"support_{column}"] = np.stack([values] * 3, axis=1)
     return inputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import tensorflow as tf
 
 from keras_lmmvae.export.input_names import check_input_names
 from keras_lmmvae.export.serving_module import ServingModule
+from keras_lmmvae.files import written_whole
 from keras_lmmvae.fitted_model import FittedModel
 
 __all__ = ["export_saved_model", "write_saved_model"]
@@ -20,38 +20,30 @@ def export_saved_model(
 ) -> None:
     """Writes the SavedModel of a fitted model; see `LMMVAE.export`.
 
-    The folder is written beside its place and renamed: a failed export leaves what was there
-    before.
+    A failed export leaves what was there before.
 
     Args:
         model: A fitted model.
-        filepath: Folder to write.
+        filepath: Folder to write. A folder that is there is replaced.
         keys_in_graph: Whether keys are constants of the graph instead of asset files.
 
     Raises:
         ValueError: If a column's name cannot be that of a SavedModel's input.
     """
     check_input_names(model)
-    target = Path(filepath)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
-        fresh = Path(folder) / "model"
-        write_saved_model(model, fresh, None if keys_in_graph else Path(folder) / "vocabularies")
-        if target.exists():
-            os.replace(target, Path(folder) / "old")
-        os.replace(fresh, target)
+    with written_whole(filepath) as fresh:
+        write_saved_model(model, fresh, keys_in_graph=keys_in_graph)
 
 
-def write_saved_model(model: FittedModel, folder: Path, vocabularies: Path | None) -> None:
+def write_saved_model(model: FittedModel, folder: Path, *, keys_in_graph: bool = False) -> None:
     """Writes the SavedModel of a fitted model into a folder that does not exist yet.
 
     Args:
         model: A fitted model.
         folder: Folder to write.
-        vocabularies: Folder for files of keys, which are copied into the SavedModel; `None`:
-            the keys are constants of the graph.
+        keys_in_graph: Whether keys are constants of the graph instead of asset files.
     """
-    if vocabularies is not None:
-        vocabularies.mkdir()
-    module = ServingModule(model, vocabularies)
-    tf.saved_model.save(module, str(folder), signatures=module.signatures())
+    # TensorFlow copies the files of keys into the SavedModel.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".vocabularies-") as vocabularies:
+        module = ServingModule(model, None if keys_in_graph else Path(vocabularies))
+        tf.saved_model.save(module, str(folder), signatures=module.signatures())

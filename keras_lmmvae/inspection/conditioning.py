@@ -36,17 +36,7 @@ class Conditioned:
 
 
 def condition(model: FittedModel, rows: Any, on: str) -> Conditioned:
-    """Effects of a level given a few of its rows, and their reconstructions.
-
-    Args:
-        model: A fitted model.
-        rows: Dict of arrays of `n` rows of one level; missing cells are left out.
-        on: Name of the term.
-
-    Raises:
-        ValueError: If there is no such term, the rows are of more than one level, the key is
-            null, or the posterior is amortized.
-    """
+    """Effects of a level given a few of its rows; see `LMMVAE.condition`."""
     model.require_fitted()
     term = model.find_term(on)
     if model.posterior == "amortized":

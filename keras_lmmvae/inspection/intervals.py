@@ -38,14 +38,6 @@ def variance_intervals(model: FittedModel, level: float = 0.9) -> pd.DataFrame:
     With several terms an estimate is a linear combination of their moments, whose cumulants add
     up, as in Satterthwaite's approximation. The noise has a chi-square interval. Its degrees of
     freedom are the rows that are left once effects and latent have taken theirs.
-
-    Args:
-        model: A fitted model.
-        level: Float in (0, 1), the probability that an interval is to hold the truth with.
-
-    Raises:
-        ValueError: If `level` is out of its range, the model has no random effects, or its
-            posterior is amortized.
     """
     model.require_fitted()
     check_probability("level", level)

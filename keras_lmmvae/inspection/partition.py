@@ -27,23 +27,7 @@ _CHUNK = 4096
 def variance_partition(
     model: FittedModel, data: Any = None, *, num_samples: int = 10_000
 ) -> pd.DataFrame:
-    """Shares of every feature's variance; see `LMMVAE.variance_partition`.
-
-        latent = Var(f(u))
-        term k = effect_variance * mean over rows of phi' Psi phi
-        noise  = noise_variance
-
-    each over their sum.
-
-    Args:
-        model: A fitted model.
-        data: Optional dict of arrays of `n` rows, or a batched dataset of dicts.
-        num_samples: Positive int, least number of draws of `u`.
-
-    Raises:
-        ValueError: If `num_samples` is not a positive int, the posterior is amortized, or on bad
-            data.
-    """
+    """Shares of every feature's variance; see `LMMVAE.variance_partition`."""
     model.require_fitted()
     require_variances(model)
     check_positive("num_samples", num_samples, integer=True, minimum=1)

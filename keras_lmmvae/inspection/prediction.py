@@ -38,12 +38,7 @@ class Prediction:
 
 
 def predictive(model: FittedModel, data: Any) -> Prediction:
-    """Reconstructions with their uncertainty and what each term contributes.
-
-    Args:
-        model: A fitted model.
-        data: Dict of arrays of `n` rows, or a batched dataset of dicts.
-    """
+    """Reconstructions with their uncertainty; see `LMMVAE.predictive`."""
 
     def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
         seen = model.infer(rows)
@@ -58,13 +53,7 @@ def predictive(model: FittedModel, data: Any) -> Prediction:
 
 
 def term_effects(model: FittedModel, name: str, data: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Effect of one term on rows, `Z_k B_k`, with its posterior standard deviation.
-
-    Args:
-        model: A fitted model.
-        name: The term's name.
-        data: Dict of arrays of `n` rows, or a batched dataset of dicts.
-    """
+    """Effect of one term on rows, with its deviation; see `LMMVAE.term_effects`."""
     label = model.find_term(name).label
 
     def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
@@ -78,16 +67,7 @@ def term_effects(model: FittedModel, name: str, data: Any) -> tuple[np.ndarray, 
 
 
 def log_likelihood(model: FittedModel, data: Any, num_samples: int = 0) -> np.ndarray:
-    """Lower bound of every row's log density given the training rows, `(n,)`, nats.
-
-    Args:
-        model: A fitted model.
-        data: Dict of arrays of `n` rows, or a batched dataset of dicts.
-        num_samples: 0 for sigma points, or the number of draws of the importance-weighted bound.
-
-    Raises:
-        ValueError: If `num_samples` is not a non-negative int.
-    """
+    """Lower bound of every row's log density; see `LMMVAE.log_likelihood`."""
     check_positive("num_samples", num_samples, integer=True, minimum=0)
 
     def batch(rows: Rows) -> tuple[tf.Tensor, ...]:

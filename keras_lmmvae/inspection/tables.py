@@ -24,17 +24,7 @@ def random_effects_table(
     std: bool = False,
     feature_names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Posterior means of a term's effects B, or their standard deviations.
-
-    Args:
-        model: A fitted model.
-        name: The term's name.
-        std: Whether to give posterior standard deviations instead of means.
-        feature_names: Optional names of the `p` features. Defaults to those of the model.
-
-    Raises:
-        ValueError: If there is no such term, or `std` is asked of an amortized posterior.
-    """
+    """A term's effects B, or their deviations; see `LMMVAE.random_effects_table`."""
     model.require_fitted()
     term = model.find_term(name)
     if std and model.posterior == "amortized":
@@ -79,12 +69,7 @@ def _feature_columns(model: FittedModel, feature_names: Sequence[str] | None) ->
 def variance_components(
     model: FittedModel, feature_names: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Variances of the random effects and of the noise, component x feature.
-
-    Args:
-        model: A fitted model.
-        feature_names: Optional names of the `p` features. Defaults to those of the model.
-    """
+    """Variances of effects and noise; see `LMMVAE.variance_components`."""
     model.require_fitted()
     scale = np.square(keras.ops.convert_to_numpy(model.feature_scale))
     rows: dict[str, np.ndarray] = {}
@@ -100,12 +85,7 @@ def variance_components(
 
 
 def coefficient_covariance(model: FittedModel, name: str) -> pd.DataFrame:
-    """The shape `Psi` of a term's prior: covariance of its coefficients, features apart.
-
-    Args:
-        model: A fitted model.
-        name: The term's name.
-    """
+    """The shape `Psi` of a term's prior; see `LMMVAE.coefficient_covariance`."""
     term = model.find_term(name)
     names = term.coefficient_names()
     if len(names) == 1:

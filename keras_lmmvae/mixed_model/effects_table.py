@@ -110,7 +110,8 @@ class EffectsTable(keras.Layer):
         return design.product(self.effects.value, codes, basis, fold)
 
     def _rows(self, weight: Any, codes: tf.Tensor, fold: tf.Tensor | None) -> tf.Tensor:
-        return design.rows_of(weight.value, codes, fold)
+        """What a weight holds for the levels of rows; of level 0 for rows without one."""
+        return design.level_rows(weight.value, codes, fold)
 
     def _variance(
         self, eigenvalues: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor

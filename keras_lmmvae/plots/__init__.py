@@ -1,9 +1,9 @@
-"""Pictures of a fitted model; each function draws on Matplotlib axes and returns them.
+"""Plots of a fitted model. Each function draws on Matplotlib axes and returns them.
 
-Matplotlib is imported by the first picture, not with this package.
+Matplotlib is imported when the first plot is made.
 
 Example:
-    The `model` and its `data` that the examples of the functions draw:
+    The examples of the functions use this `model` and its `data`:
 
     >>> import numpy as np
     >>> import keras_lmmvae as lmm

@@ -1,4 +1,4 @@
-"""Caterpillar plot: the effects of all levels in order, with their intervals."""
+"""Caterpillar plot: sorted effects of all levels with their intervals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_caterpillar"]
 
-# Height of a line of labels, as a share of the axes.
+# Height of a label as a share of the height of the axes.
 _LINE = 0.045
 
 
@@ -39,26 +39,26 @@ def plot_caterpillar(
     level: float = 0.9,
     ax: Axes | None = None,
 ) -> Axes:
-    """Effects of a term's levels on one feature, sorted, with their posterior intervals.
+    """Plots the sorted effects of a term's levels on one feature, with posterior intervals.
 
-    Levels whose interval leaves out 0 are coloured.
+    Levels with intervals that exclude 0 are coloured.
 
     Args:
         model: A fitted model with a conjugate posterior.
         term: Name of a term with intercepts or slopes.
         feature: Number or name of the feature.
-        coefficient: Which coefficient of a term with slopes, such as "t".
-        num_labels: Non-negative int, how many of the largest effects are labelled; up to 40
-            levels all are.
+        coefficient: Coefficient of a term with slopes, such as "t".
+        num_labels: Non-negative int, number of the largest effects that are labelled. With at
+            most 40 levels, all are labelled.
         level: Float in (0, 1), posterior probability of the intervals.
-        ax: Axes to draw on; new ones by default.
+        ax: Axes to draw on. Defaults to new axes.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: If the term is a surface or the posterior amortized, or on an unknown feature
-            or coefficient.
+        ValueError: If the term is a surface, if the posterior is amortized, or if the feature or
+            coefficient is unknown.
 
     Example:
         >>> ax = lmm.plots.plot_caterpillar(model, "patient", "price", coefficient="t")
@@ -71,7 +71,7 @@ def plot_caterpillar(
     width = half_width(level)
     if coefficient not in found.coefficient_names():
         raise ValueError(
-            f"The term '{term}' has no such coefficient, expected one of "
+            f"The term '{term}' does not have this coefficient, expected one of "
             f"{found.coefficient_names()}. " + received(coefficient=coefficient)
         )
     columns = [
@@ -109,7 +109,7 @@ def _draw(ax: Axes, effects: np.ndarray, widths: np.ndarray) -> None:
 
 
 def _label(ax: Axes, effects: pd.Series, num_labels: int) -> None:
-    """Names the largest effects, in the corner that the sorted points leave free."""
+    """Labels the largest effects in the corners without points."""
     largest = effects.abs().nlargest(num_labels).index
     places = np.flatnonzero(effects.index.isin(largest))
     values = effects.to_numpy()

@@ -1,4 +1,4 @@
-"""What the pictures share: axes, colours, and checks of the term that is to be shown."""
+"""Helpers of all plots: axes, colours and checks of the term."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = [
     "term_of_kind",
 ]
 
-# Of Okabe & Ito (2008), told apart by the colour-blind.
+# The palette of Okabe & Ito (2008), which the colour-blind can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 GREY = "#8C8C8C"
 MOST_NAMED = 40
-"""Features or levels that a picture has room to name."""
+"""Maximum number of features or levels with a label on the axis."""
 
 _KINDS: dict[str, Callable[[RandomEffect], bool]] = {
     "an intercept": lambda term: term.has_levels and term.basis_size == 1,
@@ -45,7 +45,7 @@ _KINDS: dict[str, Callable[[RandomEffect], bool]] = {
 
 
 def pyplot() -> Any:
-    """Matplotlib's pyplot.
+    """Returns Matplotlib's pyplot.
 
     Raises:
         ImportError: If Matplotlib is not installed.
@@ -60,15 +60,16 @@ def pyplot() -> Any:
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 5.2)) -> Axes:
-    """The axes that were given, or those of a new figure of that size in inches."""
+    """Returns `ax`, or the axes of a new figure with this size in inches."""
     return pyplot().subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
 def term_of_kind(model: FittedModel, name: str, kind: str) -> RandomEffect:
-    """The term of that name.
+    """Returns the term with this name.
 
     Raises:
-        ValueError: If the model is not fitted, has no such term, or a term of another kind.
+        ValueError: If the model is not fitted or does not have the term, or if the term is of
+            another kind.
     """
     model.require_fitted()
     term = model.find_term(name)
@@ -80,7 +81,7 @@ def term_of_kind(model: FittedModel, name: str, kind: str) -> RandomEffect:
 
 
 def half_width(level: float) -> float:
-    """Half width of a normal interval, in standard deviations.
+    """Returns the half width of a normal interval, in standard deviations.
 
     Raises:
         ValueError: If `level` is not between 0 and 1.
@@ -94,21 +95,21 @@ def half_width(level: float) -> float:
 
 
 def level_codes(model: FittedModel, term: RandomEffect, data: dict[str, Any]) -> np.ndarray:
-    """Codes of the rows' levels, `(n,)`; negative without a known one."""
+    """Returns the codes of the rows' levels, `(n,)`, negative for unseen and null keys."""
     return np.asarray(model.encode_data(data)[EFFECTS][term.label]["codes"])
 
 
 def feature_values(data: dict[str, Any], features: int | Sequence[int]) -> np.ndarray:
-    """One column of "x", `(n,)`, or several; NaN where a cell is missing."""
+    """Returns one column of "x", `(n,)`, or several `(n, k)`. Missing cells are NaN."""
     return np.asarray(data["x"], np.float64)[:, features]
 
 
 def feature_title(model: FittedModel, number: int) -> str:
-    """What a feature is called on an axis: its name, or "feature 3"."""
+    """Returns the axis label of a feature: its name, or "feature 3"."""
     name = model.feature_names[number]
     return name if isinstance(name, str) else f"feature {name}"
 
 
 def point_area(num_points: int) -> float:
-    """Area of a point in a scatter, in square points of type: smaller where there are many."""
+    """Returns the area of a scatter point in square points. It is smaller for many points."""
     return float(np.clip(20_000.0 / num_points, 3.0, 20.0))

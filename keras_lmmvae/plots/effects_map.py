@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_effects_map"]
 
-# Of axes that nothing else bounds, over their width.
+# Height of axes without a fixed aspect, divided by their width.
 _AXES_HEIGHT = 0.95
 
 
@@ -32,24 +32,26 @@ def plot_effects_map(
     scale: float = 1.0,
     ax: Axes | None = None,
 ) -> Axes:
-    """Map of a spatial effect on one feature, at the places of some rows.
+    """Plots a map of a spatial effect on one feature, at the coordinates of rows.
 
     Args:
         model: A fitted model.
-        term: Name of the spatial term, with two coordinate columns.
-        data: Dict of columns; the effect is shown at its rows' coordinates.
+        term: Name of a spatial term with two coordinate columns.
+        data: Dict of columns. The effect is shown at the coordinates of its rows.
         feature: Number or name of the feature.
         std: Whether to show posterior standard deviations instead of means.
-        inducing_points: Whether to mark the points that carry the surface.
-        label: Label of the colour bar. Defaults to what is shown, of which feature.
-        scale: Coordinates are divided by this for the axes, as 1000 for kilometres.
-        ax: Axes to draw on; new ones by default.
+        inducing_points: Whether to mark the inducing points.
+        label: Label of the colour bar. Defaults to the quantity and the feature.
+        scale: Positive float. The coordinates on the axes are divided by it, for example by 1000
+            for kilometres.
+        ax: Axes to draw on. Defaults to new axes.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: If the term is no surface over two coordinates, or on an unknown feature.
+        ValueError: If the term is not a surface over two coordinates, or if the feature is
+            unknown.
 
     Example:
         >>> ax = lmm.plots.plot_effects_map(model, "place", data, "price", inducing_points=True)
@@ -63,7 +65,7 @@ def plot_effects_map(
     mean, deviation = model.term_effects(term, data)
     values = (deviation if std else mean)[:, number]
     east, north = (np.asarray(data[c], np.float64) / scale for c in surface.columns)
-    # Blue to red around 0 for effects, dark to light for deviations: safe for the colour-blind.
+    # Both colour maps are readable for the colour-blind. That of effects is symmetric around 0.
     colours: dict[str, Any] = {"cmap": "cividis"}
     if not std:
         limit = float(np.quantile(np.abs(values), 0.99))
@@ -77,7 +79,7 @@ def plot_effects_map(
     label = label or (f"standard deviation, {name}" if std else f"effect on {name}")
     # A degree of longitude is shorter than one of latitude.
     shape = 1.0 / np.cos(np.deg2rad(np.nanmean(north))) if surface.map_aspect_is_geographic else 1.0
-    # A bar as high as the map, which is low where the region is wide.
+    # The colour bar is as high as the map, and the map of a wide region is low.
     height = shape * np.ptp(north[np.isfinite(north)]) / max(np.ptp(east[np.isfinite(east)]), 1e-9)
     shrink = 0.9 * float(np.clip(height / _AXES_HEIGHT, 0.4, 1.0))
     ax.figure.colorbar(points, ax=ax, label=label, shrink=shrink)

@@ -1,4 +1,4 @@
-"""Picture of the latents of rows."""
+"""Scatter plot of the latents of rows."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def plot_latent(
     dimensions: tuple[int, int] = (0, 1),
     ax: Axes | None = None,
 ) -> Axes:
-    """Scatter of two latent means of rows.
+    """Plots two latent means of rows against each other.
 
     Args:
         model: A fitted model with at least two latent dimensions.
         data: Dict of columns of `n` rows.
-        colour: Optional array `(n,)` that colours the points, or the name of a column of `data`
-            or of a feature. Numbers are shown on a scale that ends at their 2 % and 98 %
-            quantiles; strings, Booleans and categories have a colour each, the eight
-            most frequent of them.
-        label: Label of the colour bar or legend. Defaults to the name, if `colour` is one.
+        colour: Optional array `(n,)` of values for the colours of the points, or the name of a
+            column of `data` or of a feature. Numbers have a colour scale from their 2 % to their
+            98 % quantile. The eight most frequent strings, Booleans or categories have their own
+            colours.
+        label: Label of the colour bar or legend. Defaults to `colour` if that is a name.
         dimensions: Numbers of the two latents.
-        ax: Axes to draw on; new ones by default.
+        ax: Axes to draw on. Defaults to new axes.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: If the model has one latent dimension, or on an unknown dimension or name, or
-            colours of another number than the rows.
+        ValueError: If the model has only one latent dimension, if a dimension or name is unknown,
+            or if the number of colours is not the number of rows.
 
     Example:
         >>> ax = lmm.plots.plot_latent(model, data, "price")
@@ -79,7 +79,7 @@ def plot_latent(
 def _check_dimensions(model: LMMVAE, dimensions: tuple[int, int]) -> None:
     if model.latent_dim < 2:
         raise ValueError(
-            "The picture needs a model with two latent dimensions at least. "
+            "The plot needs a model with at least two latent dimensions. "
             + received(latent_dim=model.latent_dim)
         )
     first, second = dimensions
@@ -102,7 +102,7 @@ def _on_scale(
 def _by_category(
     ax: Axes, latent: np.ndarray, values: pd.Series, label: str, points: dict[str, Any]
 ) -> None:
-    """Most frequent categories first, so that the rare ones lie on top."""
+    """Draws the most frequent categories first, so that the rare ones are on top."""
     names = values.astype(str)
     shown = list(names.value_counts().index[: len(COLOURS)])
     rest = ~names.isin(shown)

@@ -1,4 +1,4 @@
-"""Picture of how well the features are reconstructed, with and without the effects."""
+"""Plot of the explained variance of every feature, with and without the random effects."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ __all__ = ["plot_reconstruction"]
 
 
 def plot_reconstruction(model: LMMVAE, data: dict[str, Any], *, ax: Axes | None = None) -> Axes:
-    """Share of every feature's variance that is explained, without and with the effects.
+    """Plots the explained share of every feature's variance, without and with the effects.
 
         1 - sum{ (x - reconstruction)**2 } / sum{ (x - mean(x))**2 }
 
-    of the population part `f(E[u | x])` and of `f(E[u | x]) + Z B`. Best on held-out rows. A
-    share below 0 is worse than the mean: the population part of a group far from the average.
+    The reconstruction is the population part `f(E[u | x])`, or `f(E[u | x]) + Z B`. Use held-out
+    rows. A share below 0 means a larger error than that of the mean of the feature. This happens
+    for the population part of groups that are far from the average.
 
     Args:
         model: A fitted model.
         data: Dict of columns.
-        ax: Axes to draw on; new ones by default.
+        ax: Axes to draw on. Defaults to new axes.
 
     Returns:
-        The axes, features sorted by the share with effects; up to 40 are named.
+        The axes. Features are sorted by their share with effects. Up to 40 are named.
 
     Example:
         >>> ax = lmm.plots.plot_reconstruction(model, data)
@@ -64,6 +65,6 @@ def plot_reconstruction(model: LMMVAE, data: dict[str, Any], *, ax: Axes | None 
 
 
 def _explained(x: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
-    """Shares `(p,)`, over the observed cells."""
+    """Returns the shares `(p,)` over the observed cells."""
     error = np.nansum(np.square(x - reconstruction), axis=0)
     return np.asarray(1.0 - error / np.nansum(np.square(x - np.nanmean(x, axis=0)), axis=0))

@@ -1,4 +1,4 @@
-"""Picture of shrinkage: what a group's mean says, and what its effect makes of it."""
+"""Shrinkage plot: BLUPs against group means."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def plot_shrinkage(
     *,
     ax: Axes | None = None,
 ) -> Axes:
-    """Raw group means against BLUPs, by group size.
+    """Plots the BLUPs of the levels against their raw means, coloured by group size.
 
-    A point is a level. Across: the mean over its rows of `x - f(E[u | x])` less the other
-    terms, all that an unpooled estimate has. Up: its effect. On the dashed line nothing is
-    shrunken; small groups are drawn towards 0.
+    Each point is a level. The x-axis is the mean of `x - f(E[u | x])` minus the other terms over
+    its rows, which is the estimate without pooling. The y-axis is its BLUP. There is no shrinkage
+    on the dashed line. Small groups are shrunk towards 0.
 
     Args:
         model: A fitted model.
         term: Name of a term with an intercept only.
         data: Dict of columns, the training rows.
         feature: Number or name of the feature.
-        ax: Axes to draw on; new ones by default.
+        ax: Axes to draw on. Defaults to new axes.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: If the term has slopes or is a surface, or on an unknown feature.
+        ValueError: If the term has slopes or is a surface, or if the feature is unknown.
 
     Example:
         >>> ax = lmm.plots.plot_shrinkage(model, "store", data, "price")
@@ -61,13 +61,13 @@ def plot_shrinkage(
     own = prediction.contributions[term][:, number]
     residual = feature_values(data, number) - prediction.mean[:, number] + own
     codes = level_codes(model, found, data)
-    kept = (codes >= 0) & np.isfinite(residual)
-    levels, first, slots, sizes = np.unique(
-        codes[kept], return_index=True, return_inverse=True, return_counts=True
+    observed = (codes >= 0) & np.isfinite(residual)
+    levels, first, inverse, sizes = np.unique(
+        codes[observed], return_index=True, return_inverse=True, return_counts=True
     )
-    means = np.bincount(slots, residual[kept]) / sizes
+    means = np.bincount(inverse, residual[observed]) / sizes
     ax = new_axes(ax)
-    _draw(ax, means, own[kept][first], sizes)
+    _draw(ax, means, own[observed][first], sizes)
     unit = feature_title(model, number)
     ax.set(xlabel=f"mean residual of the group, {unit}", ylabel=f"effect (BLUP), {unit}")
     ax.set_title(f"{term}: {len(levels):,} levels")
@@ -80,7 +80,7 @@ def _draw(ax: Axes, means: np.ndarray, effects: np.ndarray, sizes: np.ndarray) -
     limit = 1.05 * np.abs(means).max()
     ax.axline((0.0, 0.0), slope=1.0, color="black", linestyle="--", linewidth=1)
     ax.axhline(0.0, color="0.8", linewidth=1, zorder=0)
-    # A range of at least one factor of 2, so that equal sizes have a scale, too.
+    # The scale covers at least a factor of 2, so that it is valid for equal sizes, too.
     norm = LogNorm(sizes.min(), max(sizes.max(), 2 * sizes.min()))
     points = ax.scatter(
         means,

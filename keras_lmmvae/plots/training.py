@@ -1,4 +1,4 @@
-"""Picture of a training: the loss and its parts."""
+"""Plot of the training history: the loss and its parts."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ _PARTS = {
 
 
 def plot_training(model: LMMVAE | Mapping[str, Sequence[float]], *, ax: Axes | None = None) -> Axes:
-    """Training curves: the loss and its parts, in nats per row, by epoch.
+    """Plots the loss and its parts by epoch, in nats per row.
 
     Args:
-        model: A model whose last `fit` is shown, or the `history` of what `fit` returns, with
-            or without validation.
-        ax: Axes to draw on; new ones by default.
+        model: A model after `fit`, or the attribute `history` of the object that `fit` returned.
+        ax: Axes to draw on. Defaults to new axes.
 
     Returns:
         The axes.
 
     Raises:
-        ValueError: If the model was not trained since it was made or loaded.
+        ValueError: If the model has not been trained since it was created or loaded.
 
     Example:
         >>> ax = lmm.plots.plot_training(history.history)
@@ -65,6 +64,6 @@ def _history(model: LMMVAE | Mapping[str, Sequence[float]]) -> Mapping[str, Sequ
     if "loss" not in history:
         raise ValueError(
             "There is no history to show, expected a model that was trained in this session, or "
-            "the `history` of what `fit` returned. " + received(history=sorted(history))
+            "the `history` of the object that `fit` returned. " + received(history=sorted(history))
         )
     return history

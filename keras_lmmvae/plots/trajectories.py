@@ -1,4 +1,4 @@
-"""Picture of single subjects over time, with their fitted curves."""
+"""Plot of single subjects over time with their fitted curves."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ def plot_trajectories(
     level: float = 0.9,
     axes: Any = None,
 ) -> np.ndarray:
-    """Data of some subjects over time, each with its fitted curve and the curve's interval.
+    """Plots data of some subjects over time, with fitted curves and their intervals.
 
-    The curve is the subject's effect `B_0 + B_1 t + ...` around the average row: the mean of
-    `f(E[u | x])` over all rows, which the dashed line shows, and of the other terms over the
-    subject's rows. The band is the posterior interval of the effect; single rows scatter around
-    the curve by latent and noise.
+    The curve is the effect of the subject, `B_0 + B_1 t + ...`, plus a constant, the dashed line:
+    the mean of `f(E[u | x])` over all rows plus the mean of the other terms over the rows of the
+    subject. The band is the posterior interval of the effect. Rows deviate from the curve by the
+    latent and the noise.
 
     Args:
         model: A fitted model.
         term: Name of a term with slopes over time.
-        data: Dict of columns of all subjects.
+        data: Dict of columns with the rows of all subjects.
         feature: Number or name of the feature.
-        levels: Optional keys of the subjects. Defaults to those with the most rows.
-        num_levels: Positive int, how many subjects, if `levels` are not given.
+        levels: Optional keys of the subjects. Defaults to the subjects with the most rows.
+        num_levels: Positive int, number of subjects if `levels` is not given.
         level: Float in (0, 1), posterior probability of the band.
-        axes: Optional sequence of axes, one for each subject; those of a new figure by default.
+        axes: Optional sequence of axes, one for each subject. Defaults to the axes of a new figure.
 
     Returns:
         Array of the axes, one for each subject.
 
     Raises:
-        ValueError: If the term has no slopes over time, on an unknown feature or level, a level
-            without rows, or another number of axes than levels.
+        ValueError: If the term has no slopes over time, if a feature or level is unknown, if a
+            level has no rows, or if the number of axes is not the number of levels.
 
     Example:
         >>> axes = lmm.plots.plot_trajectories(model, "patient", data, "price", num_levels=3)
@@ -84,7 +84,7 @@ def plot_trajectories(
         rows = np.flatnonzero(codes == code)
         if not len(rows):
             raise ValueError(
-                "`data` must have rows of every level that is shown. " + received(level=names[code])
+                "`data` must have rows of every plotted level. " + received(level=names[code])
             )
         base = average + float(others[rows].mean())
         grid = np.linspace(time[rows].min(), time[rows].max(), _GRID)
@@ -112,7 +112,7 @@ def _codes_of(term: Any, levels: Sequence[Any]) -> list[int]:
     unknown = [key for key in levels if key not in names]
     if unknown or not len(levels):
         raise ValueError(
-            f"`levels` must be keys of '{term.label}' that the model has seen, one at least. "
+            f"`levels` must be at least one key of '{term.label}' that the model has seen. "
             + received(unknown=unknown, levels=list(levels))
         )
     return [names.index(key) for key in levels]
@@ -141,7 +141,7 @@ def _panels(axes: Any, number: int) -> np.ndarray:
 def _curve(
     model: LMMVAE, term: str, data: dict[str, Any], row: int, time: str, grid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Effects and standard deviations of one row's subject at the times of a grid, `(n, p)`."""
+    """Returns effects and standard deviations of a row's subject at given times, `(n, p)`."""
     columns = {"x", *(column for one in model.random_effects for column in one.columns)}
     rows = {name: np.repeat(np.asarray(data[name])[[row]], len(grid), axis=0) for name in columns}
     return model.term_effects(term, {**rows, time: grid})

@@ -1,4 +1,4 @@
-"""Picture of which part of the variance is whose."""
+"""Plot of the variance partition of every feature."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _NOISE = "#D0D0D0"
 
 
 def plot_variance_partition(model: LMMVAE, data: Any = None, *, ax: Axes | None = None) -> Axes:
-    """Stacked bars of `model.variance_partition(data)`, one for every feature.
+    """Plots `model.variance_partition(data)` as stacked bars, one for every feature.
 
     Args:
         model: A fitted model.
-        data: Optional rows on which the variances are taken; see `variance_partition`.
-        ax: Axes to draw on; new ones by default.
+        data: Optional rows for the variances; see `variance_partition`.
+        ax: Axes to draw on. Defaults to new axes.
 
     Returns:
-        The axes; up to 40 features are named.
+        The axes. Up to 40 features are named.
 
     Raises:
-        ValueError: As `variance_partition`.
+        ValueError: In the cases of `variance_partition`.
 
     Example:
         >>> ax = lmm.plots.plot_variance_partition(model)

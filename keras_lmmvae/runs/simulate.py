@@ -1,4 +1,4 @@
-"""What `keras-lmmvae simulate` does: a simulated table in a file, its truth in others."""
+"""What `keras-lmmvae simulate` does: it writes a simulated table and its truth to files."""
 
 from __future__ import annotations
 
@@ -8,51 +8,35 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from keras_lmmvae.benchmark.simulated import Simulator
-from keras_lmmvae.benchmark.suites import SUITES, find_suite
 from keras_lmmvae.runs.tables import check_suffix, write_table
 from keras_lmmvae.simulation import Simulation
+from keras_lmmvae.simulation.tables import SIMULATED_SUITES, SimulatedTable
 from keras_lmmvae.validation import received
 
-__all__ = ["find_simulator", "simulate", "simulated_rows", "true_rows", "true_variances"]
+__all__ = ["find_table", "simulate", "simulated_rows", "true_rows", "true_variances"]
 
 
-def find_simulator(suite: str, table: str | None) -> Simulator:
-    """The simulator of a table of a suite.
+def find_table(suite: str, table: str | None) -> SimulatedTable:
+    """Finds a simulated table of a suite.
 
     Args:
         suite: Name of the suite.
-        table: Name of the data set; may be left out where the suite has one.
+        table: Name of the data set.
 
     Raises:
-        ValueError: If there is no such suite or table, or the suite's data are real.
+        ValueError: If there is no such suite or table.
     """
-    simulators = {
-        one.dataset: one.load
-        for one in find_suite(suite).tables()
-        if isinstance(one.load, Simulator)
-    }
-    if not simulators:
+    if suite not in SIMULATED_SUITES:
         raise ValueError(
-            f"The data of the suite '{suite}' are real, expected a simulated one of "
-            f"{_simulated_suites()}. " + received(suite=suite)
+            f"There is no simulated suite '{suite}', expected one of {list(SIMULATED_SUITES)}. "
+            + received(suite=suite)
         )
-    if table is None and len(simulators) == 1:
-        return next(iter(simulators.values()))
-    if table not in simulators:
+    tables = SIMULATED_SUITES[suite]
+    if table not in tables:
         raise ValueError(
-            f"The suite '{suite}' needs a `--table` out of {list(simulators)}. "
-            + received(table=table)
+            f"The suite '{suite}' needs a `--table` out of {list(tables)}. " + received(table=table)
         )
-    return simulators[table]
-
-
-def _simulated_suites() -> list[str]:
-    return [
-        name
-        for name, suite in SUITES.items()
-        if any(isinstance(table.load, Simulator) for table in suite.tables())
-    ]
+    return tables[table]
 
 
 def simulated_rows(simulation: Simulation) -> pd.DataFrame:
@@ -127,7 +111,7 @@ def simulate(
         ValueError: On an unknown suite or table, or a number out of its range.
     """
     check_suffix(output)
-    simulation = find_simulator(suite, table).simulate(latent_dim, seed, num_rows)
+    simulation = find_table(suite, table).simulate(latent_dim, seed, num_rows)
     truth = output.with_stem(f"{output.stem}_truth")
     variances = output.with_stem(f"{output.stem}_variances")
     write_table(simulated_rows(simulation), output)

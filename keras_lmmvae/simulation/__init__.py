@@ -1,7 +1,7 @@
-"""Simulated data with known random effects, and the splits to evaluate on.
+"""Simulated data with known random effects, and splits into training and test rows.
 
-One function per correlation structure; each returns a `Simulation`, which holds the rows and the
-whole truth behind them. NumPy, pandas and SciPy only: no TensorFlow is imported.
+Each correlation structure has a function that returns a `Simulation`: the rows and the truth
+behind them. TensorFlow is not imported.
 """
 
 from keras_lmmvae.simulation.categorical import simulate_categorical

@@ -1,4 +1,4 @@
-"""Exact best linear unbiased predictor of additive random effects, at known variances."""
+"""BLUP of additive random effects at known variances, to a stated precision."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ def level_design(codes: IntArray, num_levels: int, basis: FloatArray | None = No
     """Design matrix of levels times a basis: row i is e[codes[i]] (x) basis[i].
 
     Args:
-        codes: Int array `(n,)` in `[-1, num_levels)`; a row of code -1 is left empty.
+        codes: Int array `(n,)` below `num_levels`. A row with a negative code is empty.
         num_levels: Positive int, number of levels `L`.
-        basis: Optional float array `(n, M)`. `None` is treated like ones, `M` = 1.
+        basis: Optional float array `(n, M)`. Defaults to ones with `M` = 1.
 
     Returns:
         design: Sparse float64 matrix `(n, L * M)`, the `M` columns of a level side by side.
@@ -43,8 +43,8 @@ class EffectBlock:
 
     Attributes:
         design: Sparse or dense matrix `(n, L * M)`, see `level_design`.
-        precision: Float64 array `(p, M, M)`, inverse prior covariance between the terms of a
-            level, by feature. Finite: a variance of 0 needs a floor.
+        precision: Float64 array `(p, M, M)`, inverse prior covariance of the coefficients of a
+            level, by feature. It must be finite, so a variance of 0 needs a floor.
     """
 
     design: Matrix
@@ -52,7 +52,7 @@ class EffectBlock:
 
     @property
     def basis_size(self) -> int:
-        """Number of terms `M` per level."""
+        """Number of coefficients `M` per level."""
         return int(self.precision.shape[-1])
 
     @property
@@ -62,10 +62,10 @@ class EffectBlock:
 
 
 class _NormalEquations:
-    """The matrix of (F'F + noise_variance * precision) b = F'r, all features side by side.
+    """The matrix of Henderson's equations (F'F + noise_variance * precision) b = F'r.
 
-    b is a list with one array `(L, M, p)` per block. The blocks on the diagonal, one `(M, M)` per
-    level and feature, are inverted: they are the preconditioner.
+    All features are solved at the same time. b is a list with one array `(L, M, p)` per block. The
+    preconditioner is the inverse of the diagonal blocks, one `(M, M)` per level and feature.
     """
 
     def __init__(self, blocks: Sequence[EffectBlock], noise_variance: FloatArray) -> None:
@@ -112,18 +112,19 @@ def blup(
         residual = sum{ design_k @ b_k : k=1...K } + e,   e[i, f] ~ Normal(0, noise_variance[f])
         b = inv(F'F + noise_variance * precision) @ F' @ residual,   F = [design_1, ..., design_K]
 
-    Solved by conjugate gradients on all features at once, preconditioned by the inverse of each
-    level's own block: with a single effect that is exact in one step, crossed factors take some
-    tens of steps and nearly nested ones some hundreds, where backfitting takes a thousand sweeps.
+    The solver is conjugate gradients, preconditioned by the inverse of each level's block. It
+    needs one step for a single effect, tens of steps for crossed factors and hundreds for nearly
+    nested ones. Backfitting would need a thousand sweeps there. SciPy's `cg` solves one right-hand
+    side; this one solves all features at the same time.
 
     Args:
         blocks: The random effects.
         residual: Float array `(n, p)`, the rows less their known fixed part. No NaN.
         noise_variance: Positive float, or float array `(p,)`.
-        tolerance: Positive float: the steps end when in each feature the preconditioned residual
-            of the equations is that small, relative to the start. Defaults to 1e-9.
-        max_iterations: Positive int, most steps; a RuntimeWarning tells when they did not
-            suffice. Defaults to 2000.
+        tolerance: Positive float. The solver stops when the preconditioned residual of each
+            feature is at most `tolerance` times the initial one. Defaults to 1e-9.
+        max_iterations: Positive int, maximum number of steps. A RuntimeWarning is given if the
+            tolerance is not reached by then. Defaults to 2000.
 
     Returns:
         effects: List of float64 arrays `(L, M, p)`, one per block. Levels without rows get 0.
@@ -131,7 +132,7 @@ def blup(
     target = np.asarray(residual, np.float64)
     noise = np.broadcast_to(np.asarray(noise_variance, np.float64), target.shape[1:])  # (p,)
     equations = _NormalEquations(blocks, noise)
-    left = [  # F'r, then what is left of it
+    left = [  # residual of the equations, at first F'r
         (block.design.T @ target).reshape(block.num_levels, block.basis_size, -1)
         for block in blocks
     ]
@@ -152,8 +153,8 @@ def blup(
         direction = [b + ratio * part for b, part in zip(scaled, direction, strict=True)]
     error = float(np.sqrt(_divide(size, start).max()))
     warnings.warn(
-        f"The random effects are not exact: after {max_iterations} steps the equations are left "
-        f"with a relative residual of {error:.1e}, above {tolerance:.1e}.",
+        f"The random effects are not exact: after {max_iterations} steps the relative residual of "
+        f"the equations is {error:.1e}, above {tolerance:.1e}.",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -179,5 +180,5 @@ def _dot(a: list[FloatArray], b: list[FloatArray]) -> FloatArray:
 
 
 def _divide(a: FloatArray, b: FloatArray) -> FloatArray:
-    """Returns a / b, 0 where b is 0: a feature that is solved takes no further step."""
+    """Returns a / b, or 0 where b is 0: a solved feature takes no further step."""
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)

@@ -1,34 +1,19 @@
 """Rows grouped by any number of categorical factors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from keras_lmmvae.simulation.draws import (
-    FloatArray,
-    IntArray,
     Order,
-    check_at_least,
-    check_factors,
-    check_positive,
+    checked_settings,
     draw_effect_variance,
     draw_level_codes,
     draw_signal,
 )
-from keras_lmmvae.simulation.simulation import Simulation, assemble
+from keras_lmmvae.simulation.simulation import SimulatedEffects, Simulation, assemble
 
-__all__ = ["Factors", "draw_factors", "simulate_categorical"]
-
-
-@dataclass(frozen=True)
-class Factors:
-    """Drawn factors `group_0`, `group_1`, ...: each dict has one entry per factor."""
-
-    columns: dict[str, IntArray]  # (n,)
-    effects: dict[str, FloatArray]  # (q, 1, p)
-    contribution: dict[str, FloatArray]  # (n, p)
-    effect_variance: dict[str, FloatArray]  # (1, p)
+__all__ = ["draw_factors", "simulate_categorical"]
 
 
 def draw_factors(
@@ -39,9 +24,9 @@ def draw_factors(
     cardinalities: Sequence[int],
     effect_variances: Sequence[float],
     order: Order,
-) -> Factors:
+) -> SimulatedEffects:
     """Draws codes, variances and effects of every factor; see `simulate_categorical`."""
-    factors = Factors({}, {}, {}, {})
+    factors = SimulatedEffects({}, {}, {}, {})
     for index, (cardinality, nominal) in enumerate(
         zip(cardinalities, effect_variances, strict=True)
     ):
@@ -73,7 +58,7 @@ def simulate_categorical(
         B_k ~ MatrixNormal(0, I_q, diag(effect_variance_k))
         effect_variance_k[j] = (Poisson(v_k) + 1) * min(v_k, 1)
 
-    The defaults are the design of the paper. Level sizes are unequal (`draw_level_codes`).
+    The defaults are those of the paper. Level sizes are unequal (`draw_level_codes`).
 
     Args:
         n: Positive int, number of rows. Defaults to 100000.
@@ -83,9 +68,9 @@ def simulate_categorical(
         effect_variances: Non-negative floats, nominal variance `v_k` of each factor. Defaults to
             (0.3, 0.3, 0.3).
         latent_dim: Positive int, number of latent variables `d`. Defaults to 1.
-        order: "nested", the paper's: the labels of every factor are sorted along the rows, so
-            the factors are nearly nested; or "crossed": labels in random order. Defaults to
-            "nested".
+        order: "nested" or "crossed". "nested", as in the paper, sorts the levels of every factor
+            along the rows, so that the factors are nearly nested. "crossed" puts the levels in
+            random order. Defaults to "nested".
         noise_variance: Positive float, variance of e. Defaults to 1.0.
         seed: Optional int. The same seed gives the same simulation. Defaults to None.
 
@@ -105,19 +90,7 @@ def simulate_categorical(
     References:
         - [Simchoni & Rosset, 2024](https://arxiv.org/abs/2412.16899)
     """
-    check_at_least(1, n=n, num_features=num_features, latent_dim=latent_dim)
-    check_positive(noise_variance=noise_variance)
-    check_factors(cardinalities, effect_variances, order)
-    settings = {
-        "n": n,
-        "num_features": num_features,
-        "cardinalities": tuple(cardinalities),
-        "effect_variances": tuple(effect_variances),
-        "latent_dim": latent_dim,
-        "order": order,
-        "noise_variance": noise_variance,
-        "seed": seed,
-    }
+    settings = checked_settings(locals())
     rng = np.random.default_rng(seed)
     latent, signal = draw_signal(rng, n, num_features, latent_dim)
     factors = draw_factors(
@@ -128,14 +101,4 @@ def simulate_categorical(
         effect_variances=effect_variances,
         order=order,
     )
-    return assemble(
-        rng,
-        structure="categorical",
-        columns=factors.columns,
-        latent=latent,
-        signal=signal,
-        effects=factors.effects,
-        contribution=factors.contribution,
-        effect_variance=factors.effect_variance,
-        settings=settings,
-    )
+    return assemble(rng, "categorical", latent, signal, [factors], settings)

@@ -1,18 +1,18 @@
-"""The random pieces that every simulated structure is made of."""
+"""The random parts that all simulated structures share, and the checks of their arguments."""
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+from keras_lmmvae.validation import check_not_negative, check_positive, received
 
 __all__ = [
     "FloatArray",
     "IntArray",
     "Order",
-    "check_at_least",
-    "check_factors",
-    "check_positive",
+    "checked_settings",
     "draw_effect_variance",
     "draw_level_codes",
     "draw_signal",
@@ -22,22 +22,60 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Order = Literal["nested", "crossed"]
 
+COUNTS = ("n", "num_features", "latent_dim", "num_subjects", "num_locations", "cardinalities")
+POSITIVE = ("noise_variance", "squared_length_scale")
+NOT_NEGATIVE = ("effect_variance", "effect_variances")
+
+
+def checked_settings(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks the arguments of a simulation and returns them, with sequences as tuples.
+
+    Args:
+        arguments: The arguments by name.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+    settings: dict[str, Any] = {}
+    for name, value in arguments.items():
+        is_sequence = name in ("cardinalities", "effect_variances")
+        settings[name] = tuple(value) if is_sequence else value
+        for one in settings[name] if is_sequence else (value,):
+            if name in COUNTS:
+                check_positive(name, one, integer=True, minimum=1)
+            elif name in POSITIVE:
+                check_positive(name, one)
+            elif name in NOT_NEGATIVE:
+                check_not_negative(name, one)
+    variances = settings.get("effect_variances", (1.0,))
+    cardinalities = settings.get("cardinalities", variances)
+    if len(variances) == 0 or len(cardinalities) != len(variances):
+        raise ValueError(
+            "`effect_variances` must have at least one value, and `cardinalities` one for each of "
+            "them. " + received(cardinalities=cardinalities, effect_variances=variances)
+        )
+    if settings.get("order", "nested") not in get_args(Order):
+        raise ValueError(
+            f"`order` must be one of {get_args(Order)}. " + received(order=settings["order"])
+        )
+    return settings
+
 
 def draw_level_codes(
     rng: np.random.Generator, n: int, num_levels: int, *, shuffle: bool = False
 ) -> IntArray:
-    """Draws the level of each row; level sizes are multinomial, with unequal weights.
+    """Draws the level of each row. Level sizes are multinomial with unequal weights.
 
         weight[level] = Poisson(3) + 1
         size ~ Multinomial(n, weight / sum(weight))
 
-    A level may be left without rows.
+    A level may have no rows.
 
     Args:
         rng: Random generator.
         n: Positive int, number of rows.
         num_levels: Positive int, number of levels `q`.
-        shuffle: If True the labels are in random order, otherwise sorted along the rows.
+        shuffle: Whether the codes are in random order. If False, they are sorted along the rows.
             Defaults to False.
 
     Returns:
@@ -94,42 +132,3 @@ def draw_signal(
         product = np.outer(latent[:, column], weights[:, column])  # (n, p)
         signal += product * np.cos(product)
     return latent, signal
-
-
-def check_positive(**values: float) -> None:
-    """Raises a ValueError unless every value is a finite number above 0."""
-    for name, value in values.items():
-        if not (np.isfinite(value) and value > 0):
-            raise ValueError(
-                f"`{name}` must be a positive finite number. Received: {name}={value!r}"
-            )
-
-
-def check_at_least(minimum: float, **values: float) -> None:
-    """Raises a ValueError unless every value is finite and at least `minimum`.
-
-    An int `minimum` asks for ints.
-    """
-    for name, value in values.items():
-        if isinstance(minimum, int) and not isinstance(value, (int, np.integer)):
-            raise ValueError(f"`{name}` must be an int. Received: {name}={value!r}")
-        if not (np.isfinite(value) and value >= minimum):
-            raise ValueError(f"`{name}` must be at least {minimum}. Received: {name}={value!r}")
-
-
-def check_factors(
-    cardinalities: Sequence[int], effect_variances: Sequence[float], order: str
-) -> None:
-    """Raises a ValueError unless the factors have one variance each and a known order."""
-    if len(cardinalities) == 0 or len(cardinalities) != len(effect_variances):
-        raise ValueError(
-            "`cardinalities` and `effect_variances` must have one value per factor, and at least "
-            f"one factor. Received: cardinalities={tuple(cardinalities)!r}, "
-            f"effect_variances={tuple(effect_variances)!r}"
-        )
-    for cardinality in cardinalities:
-        check_at_least(1, cardinalities=cardinality)
-    for variance in effect_variances:
-        check_at_least(0.0, effect_variances=variance)
-    if order not in get_args(Order):
-        raise ValueError(f"`order` must be one of {get_args(Order)}. Received: order={order!r}")

@@ -6,23 +6,23 @@ import numpy as np
 
 from keras_lmmvae.simulation.draws import (
     FloatArray,
-    check_at_least,
-    check_positive,
+    checked_settings,
     draw_level_codes,
     draw_signal,
 )
-from keras_lmmvae.simulation.simulation import Simulation, assemble
+from keras_lmmvae.simulation.simulation import SimulatedEffects, Simulation, assemble
+from keras_lmmvae.validation import received
 
 __all__ = ["simulate_longitudinal", "term_correlation"]
 
 
 def term_correlation(basis_size: int, correlation: float) -> FloatArray:
-    """Correlation between the effects of one subject, its intercept first.
+    """Correlation matrix of the effects of one subject. The intercept comes first.
 
     Args:
         basis_size: Positive int, number of terms `M`: the intercept and `M - 1` slopes.
-        correlation: Float, correlation of the intercept with each slope; the slopes are
-            uncorrelated with each other.
+        correlation: Float, correlation of the intercept with each slope. The slopes are
+            uncorrelated.
 
     Returns:
         matrix: Float64 array `(M, M)`, positive definite.
@@ -32,9 +32,9 @@ def term_correlation(basis_size: int, correlation: float) -> FloatArray:
     """
     if not (basis_size - 1) * correlation**2 < 1.0:
         raise ValueError(
-            f"`correlation` must be below {(basis_size - 1) ** -0.5:.3g} in size with "
-            f"{basis_size} terms, for a positive definite covariance. "
-            f"Received: correlation={correlation!r}"
+            f"`correlation` must be below {(basis_size - 1) ** -0.5:.3g} in absolute value, or "
+            f"the covariance of {basis_size} terms is not positive definite. "
+            + received(correlation=correlation)
         )
     matrix = np.eye(basis_size)
     matrix[0, 1:] = matrix[1:, 0] = correlation
@@ -58,16 +58,16 @@ def simulate_longitudinal(
         B[subject, :, j] ~ Normal(0, S R S),  S = diag(sqrt(effect_variances)),
         R = term_correlation(M, correlation),  t[i] ~ Uniform(0, 1)
 
-    The variances are literal: the same for each feature.
+    All features have the same variances.
 
     Args:
         n: Positive int, number of rows. Defaults to 100000.
         num_features: Positive int, number of features `p`. Defaults to 100.
         num_subjects: Positive int, number of subjects `q`. Defaults to 1000.
         effect_variances: Non-negative floats, variances of the intercept, the slope, the
-            quadratic term, ...: as many terms as values. Defaults to (0.3, 0.3, 0.3).
-        correlation: Float, correlation of the intercept with each slope; 0 between the slopes.
-            Defaults to 0.3.
+            quadratic term, ... Their number is `M`. Defaults to (0.3, 0.3, 0.3).
+        correlation: Float, correlation of the intercept with each slope. The slopes are
+            uncorrelated. Defaults to 0.3.
         latent_dim: Positive int, number of latent variables `d`. Defaults to 1.
         noise_variance: Positive float, variance of e. Defaults to 1.0.
         seed: Optional int. The same seed gives the same simulation. Defaults to None.
@@ -87,23 +87,8 @@ def simulate_longitudinal(
     References:
         - [Simchoni & Rosset, 2024](https://arxiv.org/abs/2412.16899)
     """
-    check_at_least(1, n=n, num_features=num_features, latent_dim=latent_dim)
-    check_at_least(1, num_subjects=num_subjects)
-    check_positive(noise_variance=noise_variance)
-    for nominal in effect_variances:
-        check_at_least(0.0, effect_variances=nominal)
+    settings = checked_settings(locals())
     basis_size = len(effect_variances)
-    check_at_least(1, basis_size=basis_size)
-    settings = {
-        "n": n,
-        "num_features": num_features,
-        "num_subjects": num_subjects,
-        "effect_variances": tuple(effect_variances),
-        "correlation": correlation,
-        "latent_dim": latent_dim,
-        "noise_variance": noise_variance,
-        "seed": seed,
-    }
     root = np.linalg.cholesky(term_correlation(basis_size, correlation))  # (M, M)
     root *= np.sqrt(np.asarray(effect_variances))[:, None]
     rng = np.random.default_rng(seed)
@@ -115,14 +100,10 @@ def simulate_longitudinal(
     for power in range(basis_size):
         contribution += t[:, None] ** power * effects[subject, power]
     variance = np.tile(np.asarray(effect_variances, np.float64)[:, None], num_features)  # (M, p)
-    return assemble(
-        rng,
-        structure="longitudinal",
+    effects_of_subjects = SimulatedEffects(
         columns={"subject": subject, "t": t},
-        latent=latent,
-        signal=signal,
         effects={"subject": effects},
         contribution={"subject": contribution},
         effect_variance={"subject": variance},
-        settings=settings,
     )
+    return assemble(rng, "longitudinal", latent, signal, [effects_of_subjects], settings)

@@ -1,6 +1,6 @@
-"""What a simulation returns: the rows, and the truth behind them."""
+"""The result of a simulation: the rows and the truth behind them."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,25 +8,42 @@ import numpy as np
 
 from keras_lmmvae.simulation.draws import FloatArray
 
-__all__ = ["Simulation", "Structure", "assemble"]
+__all__ = ["SimulatedEffects", "Simulation", "Structure", "assemble"]
 
 Structure = Literal["categorical", "longitudinal", "spatial", "spatial_categorical"]
 
 
+@dataclass(frozen=True)
+class SimulatedEffects:
+    """Random effects that were simulated together, and the columns that they depend on.
+
+    Attributes:
+        columns: Dict of arrays `(n,)`, the effect columns.
+        effects: Dict of float64 arrays `(levels, M, p)`, by the column of their levels.
+        contribution: Dict of float64 arrays `(n, p)`, the rows of Z @ B, by the same name.
+        effect_variance: Dict of float64 arrays `(M, p)`, by the same name.
+    """
+
+    columns: dict[str, np.ndarray]
+    effects: dict[str, FloatArray]
+    contribution: dict[str, FloatArray]
+    effect_variance: dict[str, FloatArray]
+
+
 @dataclass(frozen=True, repr=False)
 class Simulation:
-    """Simulated rows with the signal, the random effects and the variances they came from.
+    """Simulated rows with the signal, the random effects and the variances behind them.
 
         x[i] = signal[i] + sum{ contribution[name][i] : name in effects } + e[i]
         contribution[name][i] = sum{ basis[i, m] * effects[name][level[i], m] : m=1...M }
         e[i] ~ Normal(0, noise_variance * I_p)
 
-    The basis is 1 (`M` = 1), except for longitudinal data: 1, t, t**2, ...
+    The basis is 1 (`M` = 1). Longitudinal data have the basis 1, t, t**2, ...
 
     Attributes:
         data: Dict with `x`, float32 `(n, p)`, and the effect columns, each `(n,)`.
         latent: Float64 array `(n, d)`, the latent variables u.
-        signal: Float64 array `(n, p)`, the fixed part: f(u) and the mean of each feature.
+        signal: Float64 array `(n, p)`, the fixed part: f(u) plus the mean of each feature.
         effects: Dict of float64 arrays `(levels, M, p)`, the random effects, by the column that
             holds their levels (`group_0`, `subject`, `location`).
         contribution: Dict of float64 arrays `(n, p)`, the rows of Z @ B, by the same name.
@@ -34,7 +51,7 @@ class Simulation:
             squared units of the features, by the same name.
         noise_variance: Positive float, variance of e.
         structure: One of "categorical", "longitudinal", "spatial", "spatial_categorical".
-        settings: Dict of the arguments the simulation was called with.
+        settings: Dict of the arguments of the simulation.
     """
 
     data: dict[str, np.ndarray]
@@ -69,29 +86,39 @@ class Simulation:
 
 def assemble(
     rng: np.random.Generator,
-    *,
     structure: Structure,
-    columns: Mapping[str, np.ndarray],
     latent: FloatArray,
     signal: FloatArray,
-    effects: dict[str, FloatArray],
-    contribution: dict[str, FloatArray],
-    effect_variance: dict[str, FloatArray],
+    parts: Sequence[SimulatedEffects],
     settings: dict[str, Any],
 ) -> Simulation:
-    """Adds the parts and the noise up to `x`; the arguments are `Simulation`'s attributes."""
+    """Draws the noise and adds signal, effects and noise up to `x`.
+
+    Args:
+        rng: Random generator.
+        structure: Name of the structure.
+        latent: Float64 array `(n, d)`.
+        signal: Float64 array `(n, p)`.
+        parts: The random effects.
+        settings: The arguments of the simulation.
+    """
+
+    def joined(name: str) -> dict[str, Any]:
+        return {key: value for part in parts for key, value in getattr(part, name).items()}
+
     noise_variance = float(settings["noise_variance"])
+    contribution = joined("contribution")
     x = rng.standard_normal(signal.shape) * np.sqrt(noise_variance)  # (n, p)
     x += signal
     for part in contribution.values():
         x += part
     return Simulation(
-        data={"x": x.astype(np.float32), **columns},
+        data={"x": x.astype(np.float32), **joined("columns")},
         latent=latent,
         signal=signal,
-        effects=effects,
+        effects=joined("effects"),
         contribution=contribution,
-        effect_variance=effect_variance,
+        effect_variance=joined("effect_variance"),
         noise_variance=noise_variance,
         structure=structure,
         settings=settings,

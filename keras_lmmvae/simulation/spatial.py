@@ -1,31 +1,17 @@
 """Rows at locations of the plane, correlated by their distance."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from keras_lmmvae.simulation.draws import (
-    FloatArray,
-    check_at_least,
-    check_positive,
+    checked_settings,
     draw_effect_variance,
     draw_level_codes,
     draw_signal,
 )
 from keras_lmmvae.simulation.gaussian_process import rbf_root
-from keras_lmmvae.simulation.simulation import Simulation, assemble
+from keras_lmmvae.simulation.simulation import SimulatedEffects, Simulation, assemble
 
-__all__ = ["Field", "draw_field", "simulate_spatial"]
-
-
-@dataclass(frozen=True)
-class Field:
-    """A drawn Gaussian process per feature, at the locations of the rows."""
-
-    columns: dict[str, np.ndarray]  # lon, lat, location: (n,)
-    effects: FloatArray  # (L, 1, p)
-    contribution: FloatArray  # (n, p)
-    effect_variance: FloatArray  # (1, p)
+__all__ = ["draw_field", "simulate_spatial"]
 
 
 def draw_field(
@@ -36,7 +22,7 @@ def draw_field(
     num_locations: int,
     effect_variance: float,
     squared_length_scale: float,
-) -> Field:
+) -> SimulatedEffects:
     """Draws locations, variances and the Gaussian process; see `simulate_spatial`."""
     coordinates = rng.uniform(-1.0, 1.0, (num_locations, 2))
     location = draw_level_codes(rng, n, num_locations)
@@ -45,11 +31,11 @@ def draw_field(
     effects = root @ rng.standard_normal((root.shape[1], num_features))  # (L, p)
     effects *= np.sqrt(variance)
     lon, lat = coordinates[location].T
-    return Field(
+    return SimulatedEffects(
         columns={"lon": lon.copy(), "lat": lat.copy(), "location": location},
-        effects=effects[:, None, :],
-        contribution=effects[location],
-        effect_variance=variance[None, :],
+        effects={"location": effects[:, None, :]},
+        contribution={"location": effects[location]},
+        effect_variance={"location": variance[None, :]},
     )
 
 
@@ -71,9 +57,9 @@ def simulate_spatial(
         K[a, b] = exp(-distance(a, b)**2 / (2 * squared_length_scale))
         variance[j] = (Poisson(v) + 1) * min(v, 1)
 
-    Locations are uniform on [-1, 1]**2; the number of rows at each is unequal
-    (`draw_level_codes`). The draw is exact to 1e-12 in each value of K (`rbf_root`), which takes
-    less than a second for 10,000 locations.
+    Locations are uniform on [-1, 1]**2. Their numbers of rows are unequal (`draw_level_codes`).
+    The covariance of the draw differs from K by at most 1e-12 (`rbf_root`). Drawing 10,000
+    locations takes less than a second.
 
     Args:
         n: Positive int, number of rows. Defaults to 100000.
@@ -87,7 +73,7 @@ def simulate_spatial(
 
     Returns:
         simulation: A `Simulation` with the columns "lon" and "lat", float64, and "location",
-            int64, the number of the location, handy to split by.
+            int64, the number of the location, which `split` can use.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -100,20 +86,7 @@ def simulate_spatial(
     References:
         - [Simchoni & Rosset, 2024](https://arxiv.org/abs/2412.16899)
     """
-    check_at_least(1, n=n, num_features=num_features, latent_dim=latent_dim)
-    check_at_least(1, num_locations=num_locations)
-    check_at_least(0.0, effect_variance=effect_variance)
-    check_positive(squared_length_scale=squared_length_scale, noise_variance=noise_variance)
-    settings = {
-        "n": n,
-        "num_features": num_features,
-        "num_locations": num_locations,
-        "effect_variance": effect_variance,
-        "squared_length_scale": squared_length_scale,
-        "latent_dim": latent_dim,
-        "noise_variance": noise_variance,
-        "seed": seed,
-    }
+    settings = checked_settings(locals())
     rng = np.random.default_rng(seed)
     latent, signal = draw_signal(rng, n, num_features, latent_dim)
     field = draw_field(
@@ -124,14 +97,4 @@ def simulate_spatial(
         effect_variance=effect_variance,
         squared_length_scale=squared_length_scale,
     )
-    return assemble(
-        rng,
-        structure="spatial",
-        columns=field.columns,
-        latent=latent,
-        signal=signal,
-        effects={"location": field.effects},
-        contribution={"location": field.contribution},
-        effect_variance={"location": field.effect_variance},
-        settings=settings,
-    )
+    return assemble(rng, "spatial", latent, signal, [field], settings)

@@ -5,13 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_lmmvae.simulation.categorical import draw_factors
-from keras_lmmvae.simulation.draws import (
-    Order,
-    check_at_least,
-    check_factors,
-    check_positive,
-    draw_signal,
-)
+from keras_lmmvae.simulation.draws import Order, checked_settings, draw_signal
 from keras_lmmvae.simulation.simulation import Simulation, assemble
 from keras_lmmvae.simulation.spatial import draw_field
 
@@ -36,9 +30,9 @@ def simulate_spatial_categorical(
 
         x[i] = f(u[i]) + mean + B[location[i]] + sum{ B_k[code_k[i]] : k=1...K } + e[i]
 
-    with B as in `simulate_spatial` and B_k as in `simulate_categorical`. The locations are sorted
-    along the rows, so with order "nested" a level of a factor holds a few neighbours in that
-    order, which lie anywhere in the plane.
+    B is drawn as in `simulate_spatial`, B_k as in `simulate_categorical`. The locations are sorted
+    along the rows. With order "nested" a level of a factor therefore has a few locations with
+    successive numbers, which lie anywhere in the plane.
 
     Args:
         n: Positive int, number of rows. Defaults to 100000.
@@ -49,8 +43,8 @@ def simulate_spatial_categorical(
         squared_length_scale: Positive float, the kernel's squared length scale. Defaults to 0.3.
         cardinalities: Positive ints, number of levels of each factor. Defaults to (1000,).
         effect_variances: Non-negative floats, nominal variance of each factor. Defaults to (0.3,).
-        order: "nested" (labels sorted along the rows) or "crossed" (in random order). Defaults to
-            "nested".
+        order: "nested" (levels sorted along the rows) or "crossed" (levels in random order).
+            Defaults to "nested".
         latent_dim: Positive int, number of latent variables `d`. Defaults to 1.
         noise_variance: Positive float, variance of e. Defaults to 1.0.
         seed: Optional int. The same seed gives the same simulation. Defaults to None.
@@ -71,24 +65,7 @@ def simulate_spatial_categorical(
     References:
         - [Simchoni & Rosset, 2024](https://arxiv.org/abs/2412.16899)
     """
-    check_at_least(1, n=n, num_features=num_features, latent_dim=latent_dim)
-    check_at_least(1, num_locations=num_locations)
-    check_at_least(0.0, effect_variance=effect_variance)
-    check_positive(squared_length_scale=squared_length_scale, noise_variance=noise_variance)
-    check_factors(cardinalities, effect_variances, order)
-    settings = {
-        "n": n,
-        "num_features": num_features,
-        "num_locations": num_locations,
-        "effect_variance": effect_variance,
-        "squared_length_scale": squared_length_scale,
-        "cardinalities": tuple(cardinalities),
-        "effect_variances": tuple(effect_variances),
-        "order": order,
-        "latent_dim": latent_dim,
-        "noise_variance": noise_variance,
-        "seed": seed,
-    }
+    settings = checked_settings(locals())
     rng = np.random.default_rng(seed)
     latent, signal = draw_signal(rng, n, num_features, latent_dim)
     field = draw_field(
@@ -107,14 +84,4 @@ def simulate_spatial_categorical(
         effect_variances=effect_variances,
         order=order,
     )
-    return assemble(
-        rng,
-        structure="spatial_categorical",
-        columns={**field.columns, **factors.columns},
-        latent=latent,
-        signal=signal,
-        effects={"location": field.effects, **factors.effects},
-        contribution={"location": field.contribution, **factors.contribution},
-        effect_variance={"location": field.effect_variance, **factors.effect_variance},
-        settings=settings,
-    )
+    return assemble(rng, "spatial_categorical", latent, signal, [field, factors], settings)

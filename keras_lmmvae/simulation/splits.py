@@ -1,4 +1,7 @@
-"""Training and test rows: at random, by unseen groups, or by time."""
+"""Splits into training and test rows: at random, by group, or by time.
+
+scikit-learn's splitters take one group array without missing keys, and do not split by time.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
@@ -7,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from keras_lmmvae.simulation.draws import IntArray
+from keras_lmmvae.validation import check_columns, check_probability, received
 
 __all__ = ["SplitKind", "split", "take"]
 
@@ -25,24 +29,24 @@ def split(
 
     Args:
         data: Dict of arrays, each with `n` rows.
-        kind: What the test asks for. Defaults to "rows".
-            - "rows": rows at random; most of their levels are seen in training.
-            - "groups": whole levels at random, so test rows have unseen levels of `on`. Several
-              columns make one key together, for instance `on=("lon", "lat")`.
-            - "future": the last rows by the time column `on`; ties are broken by row order.
+        kind: Which rows are the test rows. Defaults to "rows".
+            - "rows": random rows. Most of their levels also have training rows.
+            - "groups": all rows of random levels of `on`, so that these levels are unseen.
+              Several columns form one key together, for instance `on=("lon", "lat")`.
+            - "future": the last rows by the time column `on`. Row order breaks ties.
         on: Column or columns for "groups", the time column for "future". Defaults to None.
         test_size: Float in (0, 1), share of the rows (for "groups": of the levels) to test on,
-            rounded; at least one is left for either part. Defaults to 0.2.
-        seed: Optional int. The same seed gives the same split; not used by "future". Defaults to
-            None.
+            rounded. Both parts get at least one. Defaults to 0.2.
+        seed: Optional int. The same seed gives the same split. "future" does not use it. Defaults
+            to None.
 
     Returns:
         train_idx: Int64 array, row numbers in increasing order.
         test_idx: Int64 array, the other row numbers in increasing order.
 
     Raises:
-        ValueError: If `kind` is unknown, `on` is missing or not needed, `test_size` is not in
-            (0, 1), or there are fewer than two rows or levels.
+        ValueError: If `kind` is unknown, if `on` is missing or not needed, if `test_size` is not
+            in (0, 1), or if there are fewer than two rows or levels.
 
     Example:
         >>> train_idx, test_idx = split({"t": np.array([3, 1, 2, 0])}, "future", on="t")
@@ -50,12 +54,11 @@ def split(
         array([0])
     """
     if kind not in get_args(SplitKind):
-        raise ValueError(f"`kind` must be one of {get_args(SplitKind)}. Received: kind={kind!r}")
-    if not 0.0 < test_size < 1.0:
-        raise ValueError(f"`test_size` must be in (0, 1). Received: test_size={test_size!r}")
+        raise ValueError(f"`kind` must be one of {get_args(SplitKind)}. " + received(kind=kind))
+    check_probability("test_size", test_size)
     rng = np.random.default_rng(seed)
-    columns = _columns(data, kind, on)
-    num_rows = len(next(iter(data.values())))
+    columns = _columns(kind, on)
+    num_rows = check_columns(data, [*columns, *data])
     if kind == "rows":
         is_test = _random_part(rng, num_rows, test_size)
     elif kind == "groups":
@@ -70,7 +73,7 @@ def split(
 
 
 def take(data: Mapping[str, np.ndarray], idx: np.ndarray) -> dict[str, np.ndarray]:
-    """Takes rows out of every array of `data`.
+    """Takes the same rows out of every array of `data`.
 
     Args:
         data: Dict of arrays, each with `n` rows.
@@ -86,41 +89,28 @@ def take(data: Mapping[str, np.ndarray], idx: np.ndarray) -> dict[str, np.ndarra
     return {name: np.asarray(values)[idx] for name, values in data.items()}
 
 
-def _columns(
-    data: Mapping[str, np.ndarray], kind: SplitKind, on: str | Sequence[str] | None
-) -> list[str]:
-    """Returns the columns to split by, checked against the kind and the data."""
+def _columns(kind: SplitKind, on: str | Sequence[str] | None) -> list[str]:
+    """Returns the columns to split by."""
     names = [on] if isinstance(on, str) else list(on or ())
     if kind == "rows" and names:
-        raise ValueError(f"A split by rows uses no column: leave `on` out. Received: on={on!r}")
+        raise ValueError("A split by rows uses no column: leave `on` out. " + received(on=on))
     if (kind == "groups" and not names) or (kind == "future" and len(names) != 1):
         wanted = "at least one column" if kind == "groups" else "one time column"
-        raise ValueError(f"A split of kind {kind!r} needs {wanted} in `on`. Received: on={on!r}")
-    missing = [name for name in names if name not in data]
-    if missing:
-        raise ValueError(
-            f"`on` names columns that the data has not: {missing}; the columns are "
-            f"{sorted(data)}. Received: on={on!r}"
-        )
-    lengths = {name: len(values) for name, values in data.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(
-            f"All columns of `data` must have the same number of rows. Received: rows={lengths}"
-        )
+        raise ValueError(f"A split of kind {kind!r} needs {wanted} in `on`. " + received(on=on))
     return names
 
 
 def _test_count(count: int, test_size: float) -> int:
-    """Returns how many of `count` rows or levels to test on."""
+    """Returns the number of test rows or levels among `count`."""
     if count < 2:
         raise ValueError(
-            f"A split needs at least two rows, or two levels of `on`. Received: count={count}"
+            "A split needs at least two rows, or two levels of `on`. " + received(count=count)
         )
     return min(max(round(count * test_size), 1), count - 1)
 
 
 def _random_part(rng: np.random.Generator, count: int, test_size: float) -> np.ndarray:
-    """Returns a random mask `(count,)` of the test part."""
+    """Returns a random mask `(count,)`, True in the test part."""
     mask = np.zeros(count, bool)
     mask[rng.permutation(count)[: _test_count(count, test_size)]] = True
     return mask

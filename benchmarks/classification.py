@@ -1,0 +1,86 @@
+"""Classification of labels by the latents: what a representation keeps of them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from benchmarks.memory import peak_megabytes, reset_peak
+from benchmarks.methods import make_method
+from benchmarks.settings import Training
+from benchmarks.table import Problem, Table, load_problem
+
+__all__ = ["RAW", "measure_classification"]
+
+RAW = "raw"
+"""The method that leaves the features as they are."""
+
+
+def measure_classification(
+    table: Table, latent_dim: int, method: str, seed: int, training: Training
+) -> list[dict[str, Any]]:
+    """Fits a method without labels, then two classifiers on its latents.
+
+    Args:
+        table: Data set and split; its source has labels.
+        latent_dim: Latent variables `d`.
+        method: Name of the method, or "raw" for the features themselves.
+        seed: Of split, method and classifiers.
+        training: The suite's settings.
+
+    Returns:
+        A dict per classifier: `classifier`, `accuracy` and `balanced_accuracy` on the labelled
+        test rows, `seconds` and `peak_mb` of the representation's fit.
+    """
+    problem = load_problem(table, latent_dim, seed)
+    reset_peak()
+    start = time.perf_counter()
+    if method == RAW:
+        train, test = problem.train["x"], problem.test["x"]
+    else:
+        fitted = make_method(method, table, latent_dim, training, seed).fit(problem.train)
+        train, test = fitted.transform(problem.train), fitted.transform(problem.test)
+    cost = {"seconds": time.perf_counter() - start, "peak_mb": peak_megabytes()}
+    train_labels, test_labels = _labels(problem)
+    has_label, test_has_label = train_labels != "", test_labels != ""
+    rows = []
+    for name, classifier in _classifiers(seed).items():
+        classifier.fit(train[has_label], train_labels[has_label])
+        predicted = classifier.predict(test[test_has_label])
+        truth = test_labels[test_has_label]
+        rows.append(
+            {
+                "classifier": name,
+                "accuracy": float(accuracy_score(truth, predicted)),
+                "balanced_accuracy": float(balanced_accuracy_score(truth, predicted)),
+                **cost,
+            }
+        )
+    return rows
+
+
+def _labels(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of training and test rows as strings. A row without a label has ""."""
+    labels = problem.source.labels
+    if labels is None:
+        raise ValueError(
+            "A table to classify must have labels. "
+            f"Received: dataset={problem.table.dataset!r}, labels=None"
+        )
+    texts = np.array(["" if label is None else str(label) for label in labels])
+    return texts[problem.train_rows], texts[problem.test_rows]
+
+
+def _classifiers(seed: int) -> dict[str, ClassifierMixin]:
+    return {
+        "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
+        "gradient boosting": HistGradientBoostingClassifier(max_iter=60, random_state=seed),
+    }

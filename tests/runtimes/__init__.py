@@ -1,0 +1,1 @@
+"""Runtimes without this package that answer for an exported model."""
