@@ -208,5 +208,5 @@ def test_types_see_the_model(tmp_path: Path) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     errors = [line for line in result.stdout.splitlines() if ": error: " in line]
     assert len(errors) == 2, result.stdout + result.stderr
-    assert '"LMMVAE" has no attribute "networks_noise_varianse"' in errors[0]
-    assert '"MixedModel" has no attribute "varianse"' in errors[1]
+    assert '"MixedModel" has no attribute "varianse"' in errors[0]
+    assert '"LMMVAE" has no attribute "networks_noise_varianse"' in errors[1]
