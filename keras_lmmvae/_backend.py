@@ -22,12 +22,20 @@ __all__ = ["REGISTERED", "require_tensorflow", "when_keras_is_there"]
 
 _PACKAGE = "keras_lmmvae"
 REGISTERED = (
-    "ConjugatePosterior",
     "DesignMatrixLayer",
     "EffectsEncoder",
+    "EffectsTable",
+    "GaussianLikelihood",
     "LatentDecoder",
     "LatentEncoder",
+    "LatentNetworks",
+    "LevelEffects",
+    "LevelPrior",
+    "MixedModel",
+    "Product",
     "RandomEffectsAggregator",
+    "Stationary",
+    "Sum",
     "compact_codes",
 )
 """What saved files may name, beside the classes that the package itself exports."""
