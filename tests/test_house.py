@@ -64,17 +64,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "transformer": {"validation", "effects", "data_frame", "lmmvae", "baselines"},
     "runs": {
-        *(
-            "errors",
-            "validation",
-            "files",
-            "effects",
-            "rows",
-            "feature_names",
-            "formula",
-            "data_frame",
-        ),
-        *("lmmvae", "export", "plots", "callbacks", "metrics", "simulation", "baselines"),
+        *("errors", "validation", "files", "effects", "rows", "feature_names", "formula"),
+        *("data_frame", "lmmvae", "export", "plots", "callbacks", "metrics", "simulation"),
+        "baselines",
     },
 }
 # The command line speaks of the package by its own name, which stands for all of it.
