@@ -22,7 +22,7 @@ import pandas as pd
 import tensorflow as tf
 
 import keras_lmmvae as lmm
-from keras_lmmvae.rows import Pass
+from keras_lmmvae.rows import Pass, with_folds
 
 __all__ = [
     "StepClock",
@@ -101,7 +101,7 @@ def fitted_lmmvae(num_levels: int, batch_size: int, steps: int, terms: int) -> t
     model = lmm.LMMVAE(LATENT_DIM, effects, hidden_units=HIDDEN, seed=0)
     model.adapt(data)
     model.compile(optimizer="adam")
-    encoded = model.encode_data(data)
+    encoded = with_folds(model.encode_data(data))
     model.effects_fit.begin(Pass(encoded), is_fitted=False)
     model.fitted.assign(1.0)
     chosen = rng.permutation(rows)[: steps * batch_size]

@@ -16,6 +16,7 @@ import keras_lmmvae as lmm
 from keras_lmmvae.diagnostics import Diagnosis, Finding
 from keras_lmmvae.diagnostics.evidence import collect
 from keras_lmmvae.diagnostics.grouping_share import group_share
+from keras_lmmvae.rows import Pass, with_folds
 
 Data = dict[str, np.ndarray]
 
@@ -260,7 +261,8 @@ class TestSick:
             model.adapt(data)
             model.random_effects[0].set_scaled_length_scale(scale)
             model.fitted.assign(1.0)
-            model.effects_fit.begin(model.pass_over(data), is_fitted=True)
+            rows = Pass(with_folds(model.encode_data(data)))
+            model.effects_fit.begin(rows, is_fitted=True)
             return lmm.diagnose(model, data)
 
         finding = only(found(), "length_scale_bound")

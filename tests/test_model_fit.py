@@ -15,7 +15,7 @@ from small_models import DenseTerm, constant_decoder, dense_blup, known_model, s
 
 import keras_lmmvae as lmm
 from keras_lmmvae.elbo import latent_kl
-from keras_lmmvae.rows import EFFECTS, FOLD, Pass, Rows, take_rows
+from keras_lmmvae.rows import EFFECTS, FOLD, Pass, Rows, take_rows, with_folds
 
 tfd = tfp.distributions
 
@@ -68,7 +68,7 @@ def rows_of_a_step(
 
     Every row is a batch of its own, and the model's state is put back after it.
     """
-    rows, state, found = model.encode_data(data), model.get_weights(), []
+    rows, state, found = with_folds(model.encode_data(data)), model.get_weights(), []
     for number in range(count):
         row = take_rows(rows, number, number + 1)
         error = _error_of_a_step(model, row, training)
@@ -483,7 +483,7 @@ class TestElbo:
 
     def test_effects_kl_of_all_rows(self, model, data):
         """Summed over the training rows: KL(q || p) of every level of both folds and terms."""
-        rows = model.encode_data(data)
+        rows = with_folds(model.encode_data(data))
         actual = np.sum(model.effects_fit.training_effects(rows).kl)
         noise, expected = np.asarray(model.noise_variance), 0.0
         for term, effects in model.mixed_model.pairs():

@@ -16,7 +16,7 @@ import keras_lmmvae as lmm
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.mixed_model import equations
 from keras_lmmvae.mixed_model.half_samples import half_sample_moment
-from keras_lmmvae.rows import EFFECTS, Pass
+from keras_lmmvae.rows import EFFECTS, FOLD, Pass, with_folds
 
 NOISE = np.array([0.5, 1.0, 2.0])
 VARIANCE = {"store": np.array([1.5, 0.2, 3.0]), "city": np.array([0.4, 2.0, 1.0]), "place": 1.0}
@@ -53,7 +53,7 @@ class Stream:
         made = TERMS[terms]()
         psi = PSI if isinstance(made[0], lmm.RandomSlopes) else None
         self.model = known_model(made, data, NOISE, VARIANCE, psi)
-        self.rows = self.model.encode_data(data)
+        self.rows = with_folds(self.model.encode_data(data))
         self.equations = self.model.mixed_model.equations(Pass(self.rows))
         self.step = tf.function(self._step, autograph=False, reduce_retracing=True)
 
@@ -125,11 +125,14 @@ class TestSteps:
             assert bound.mean() < 0.1
 
 
-def started(terms: list, data: dict[str, np.ndarray]) -> lmm.LMMVAE:
-    """A model at the linear mixed model that training starts from."""
+def started(terms: list, data: dict[str, np.ndarray], fold: np.ndarray | None = None) -> lmm.LMMVAE:
+    """A model at the linear mixed model that training starts from, with given folds or its own."""
     model = small_model(terms, decoder=constant_decoder(3))
     model.adapt(data)
-    model.effects_fit.begin(Pass(model.encode_data(data)), is_fitted=False)
+    rows = with_folds(model.encode_data(data))
+    if fold is not None:
+        rows[FOLD] = tf.constant(fold, tf.int32)
+    model.effects_fit.begin(Pass(rows), is_fitted=False)
     model.fitted.assign(1.0)
     return model
 
@@ -191,6 +194,8 @@ def assert_same_tables(one: lmm.LMMVAE, other: lmm.LMMVAE) -> None:
 
 
 class TestStart:
+    FOLD = np.random.default_rng(5).integers(0, 2, 200)
+
     def test_slopes_of_degree_zero_are_intercepts(self):
         """One term of time is a random intercept: the same start, and the same whole fit."""
         data = make_data()
@@ -237,7 +242,8 @@ class TestStart:
         for term in (uncorrelated_surface(), lmm.RandomIntercept("place")):
             model = known_model([term], data, NOISE, {"place": VARIANCE["city"]})
             noise = model.effects_noise_variance()
-            system = model.mixed_model.equations(Pass(model.encode_data(data)))
+            rows = {**model.encode_data(data), FOLD: tf.constant(self.FOLD, tf.int32)}
+            system = model.mixed_model.equations(Pass(rows))
             system.solve(True, lambda rows: rows["x"], noise)
             (effects,) = model.mixed_model.effects
             tables = effects.folds.effects.numpy().astype(np.float64)
@@ -250,20 +256,22 @@ class TestStart:
         assert np.abs(centred_product / product - 1.0).max() > 0.01
 
     def test_order_of_the_rows_does_not_matter(self):
-        """Folds follow the rows' values, not their places: permuted rows give the same model."""
+        """Rows in another order, each in the fold that it was in, give the same model."""
         data, order = make_data(), np.random.default_rng(2).permutation(200)
         permuted = {name: column[order] for name, column in data.items()}
-        models = [started(TERMS["slopes"](), rows) for rows in (data, permuted)]
+        pairs = ((data, self.FOLD), (permuted, self.FOLD[order]))
+        models = [started(TERMS["slopes"](), *pair) for pair in pairs]
         one, other = (model.variance_components() for model in models)
         np.testing.assert_allclose(one, other, rtol=1e-3)
         one, other = (model.random_effects_table("store") for model in models)
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
     def test_names_of_the_levels_do_not_matter(self):
-        """Relabelled levels: the same variances and the same effects under the new names."""
+        """Relabelled levels, the folds as before: the same variances, and the same effects under
+        the new names."""
         data, names = make_data(), np.random.default_rng(3).permutation(10)
         relabelled = {**data, "store": np.array([f"store {name}" for name in names])[data["store"]]}
-        models = [started(TERMS["slopes"](), rows) for rows in (data, relabelled)]
+        models = [started(TERMS["slopes"](), rows, self.FOLD) for rows in (data, relabelled)]
         one, other = (model.variance_components() for model in models)
         np.testing.assert_allclose(one, other, rtol=1e-3)
         one, other = (model.random_effects_table("store") for model in models)
@@ -273,7 +281,8 @@ class TestStart:
     def test_order_of_the_terms_does_not_matter(self):
         """Terms are solved jointly; only the simulated calibration of their variances differs."""
         data = make_data()
-        models = [started(terms, data) for terms in (TERMS["crossed"](), TERMS["crossed"]()[::-1])]
+        orders = (TERMS["crossed"](), TERMS["crossed"]()[::-1])
+        models = [started(terms, data, self.FOLD) for terms in orders]
         one, other = (
             model.variance_components().loc[["store", "city", "noise"]] for model in models
         )

@@ -163,17 +163,17 @@ figure.savefig("scanners.png", dpi=110)
 """
 ## A term of your own: a season per store
 
-A term says which columns it reads, which level a row belongs to and what the row's basis is.
-The model does the rest: checks of the columns, closed-form effects, variances, tables, saving,
-serving.
+A term defines which columns it reads, to which level a row belongs, and the basis of a row. The
+model does the rest: checks of the columns, effects in closed form, variances, tables, intervals,
+saving and serving.
 
     x[i] = f(u[i]) + A[l] sin(2 pi month[i] / 12) + B[l] cos(2 pi month[i] / 12) + ...
 
-`GroupedEffect` already knows the levels and their keys. It takes the names of the column with
-the keys and of further columns with numbers. What is left to write:
+The base class `GroupedEffect` handles the levels and their keys. Its `__init__` takes the column
+of the keys and the columns with numbers. You write these methods:
 
-- `inputs` gives the numbers that the basis needs, `(b, c)`, by TensorFlow operations,
-- `basis` turns them into basis functions, `(b, m)`,
+- `inputs` returns the numbers that the basis needs, `(b, c)`, by TensorFlow operations,
+- `basis` turns them into basis vectors `(b, m)`,
 - `coefficient_names` names the `m` coefficients,
 - `get_config` returns the arguments of `__init__`.
 

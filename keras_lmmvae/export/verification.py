@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lmmvae import inspection
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.export import answer_requests
 from keras_lmmvae.export.condition_signature import ConditionSignature
@@ -148,7 +149,7 @@ def expected_answers(
         ValueError: If the model has no such signature.
     """
     if signature == "serving_default":
-        prediction = model.predictive(dict(inputs))
+        prediction = inspection.predictive(model, dict(inputs))
         return {
             "reconstruction": prediction.mean,
             "standard_deviation": prediction.standard_deviation,
@@ -178,7 +179,7 @@ def _decoded(model: FittedModel, inputs: Mapping[str, Any]) -> np.ndarray:
 
 
 def _scores(model: FittedModel, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    prediction = model.predictive(dict(inputs))
+    prediction = inspection.predictive(model, dict(inputs))
     x = np.asarray(inputs["x"], np.float64)
     squares = np.square((x - prediction.mean) / prediction.standard_deviation)
     observed = np.isfinite(x)
