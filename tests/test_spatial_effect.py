@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 
 from keras_lmmvae import design
 from keras_lmmvae.effects import SpatialEffect
-from keras_lmmvae.effects.coordinates import EARTH_RADIUS_KM
+from keras_lmmvae.effects.scaling import EARTH_RADIUS_KM
 from keras_lmmvae.effects.vocabulary import NULL_CODE
 
 tfd = tfp.distributions
