@@ -4,7 +4,7 @@
 #   make test        run the tests            make test-slow   run the long tests as well
 #   make lint        check style and types
 #   make benchmark SUITE=paper-small   methods side by side; hours for the larger suites
-#   make docs        run the examples and write the pages of the API, in docs/_pages/
+#   make docs        run the examples and build the site: site/index.html
 #   make notebooks   the tutorials as notebooks, in notebooks/
 
 VENV := .venv
@@ -46,10 +46,16 @@ benchmark: $(VENV)/.installed-benchmark
 
 docs: $(VENV)/.installed-docs
 	$(PYTEST) keras_lmmvae
-	@$(BIN)/python docs/pages.py 2>$(VENV)/docs.log || { cat $(VENV)/docs.log >&2; exit 1; }
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet && echo "The site: site/index.html"
 
+NOTEBOOKS ?= notebooks
+KERNEL := {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 notebooks: $(VENV)/.installed-notebooks
-	@$(BIN)/python docs/notebooks.py
+	@mkdir -p $(NOTEBOOKS)
+	@for name in $(basename $(notdir $(wildcard tutorials/*.py))); do \
+		$(BIN)/python -m jupytext --quiet --update-metadata '$(KERNEL)' \
+			tutorials/$$name.py -o $(NOTEBOOKS)/$$name.ipynb || exit 1; \
+	done
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No python >= 3.11 with venv was found;" \

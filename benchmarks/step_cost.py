@@ -22,6 +22,7 @@ import pandas as pd
 import tensorflow as tf
 
 import keras_lmmvae as lmm
+from keras_lmmvae.rows import Pass
 
 __all__ = [
     "StepClock",
@@ -101,7 +102,7 @@ def fitted_lmmvae(num_levels: int, batch_size: int, steps: int, terms: int) -> t
     model.adapt(data)
     model.compile(optimizer="adam")
     encoded = model.encode_data(data)
-    model.effects_fit.begin(encoded)
+    model.effects_fit.begin(Pass(encoded), is_fitted=False)
     model.fitted.assign(1.0)
     chosen = rng.permutation(rows)[: steps * batch_size]
     return model, tf.nest.map_structure(lambda value: tf.gather(value, chosen), encoded)

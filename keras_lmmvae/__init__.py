@@ -3,28 +3,35 @@
     x[i] = f(u[i]) + sum{ Z_k[i] @ B_k : k=1...K } + e[i]
 
 See `LMMVAE` for the model, and `RandomIntercept`, `RandomSlopes`, `SpatialEffect` for its terms.
+
+A name is imported when it is first used, and TensorFlow with the first name that needs it.
 """
 
-from keras_lmmvae._backend import require_tensorflow
+from __future__ import annotations
 
-require_tensorflow()
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from keras_lmmvae import (  # noqa: E402
-    baselines,
-    callbacks,
-    datasets,
-    layers,
-    metrics,
-    plots,
-    simulation,
-)
-from keras_lmmvae.data_frame import from_dataframe  # noqa: E402
-from keras_lmmvae.diagnostics import LMMVAEWarning, diagnose  # noqa: E402
-from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect  # noqa: E402
-from keras_lmmvae.formula import random_effects_from_formula  # noqa: E402
-from keras_lmmvae.lmmvae import LMMVAE  # noqa: E402
-from keras_lmmvae.transformer import LMMVAETransformer  # noqa: E402
-from keras_lmmvae.version import __version__  # noqa: E402
+from keras_lmmvae._backend import when_keras_is_there
+from keras_lmmvae.version import __version__
+
+if TYPE_CHECKING:
+    from keras_lmmvae import (
+        baselines,
+        callbacks,
+        datasets,
+        layers,
+        metrics,
+        plots,
+        simulation,
+    )
+    from keras_lmmvae.data_frame import from_dataframe
+    from keras_lmmvae.diagnostics.diagnose import diagnose
+    from keras_lmmvae.diagnostics.finding import LMMVAEWarning
+    from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect
+    from keras_lmmvae.formula import random_effects_from_formula
+    from keras_lmmvae.lmmvae import LMMVAE
+    from keras_lmmvae.transformer import LMMVAETransformer
 
 __all__ = [
     "LMMVAE",
@@ -45,3 +52,38 @@ __all__ = [
     "random_effects_from_formula",
     "simulation",
 ]
+
+# The modules that define the names above which are no modules themselves.
+_MODULES = {
+    "LMMVAE": "lmmvae",
+    "LMMVAETransformer": "transformer",
+    "LMMVAEWarning": "diagnostics",
+    "RandomIntercept": "effects",
+    "RandomSlopes": "effects",
+    "SpatialEffect": "effects",
+    "diagnose": "diagnostics",
+    "from_dataframe": "data_frame",
+    "random_effects_from_formula": "formula",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a name of this package when it is first used."""
+    if name in _MODULES:
+        value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):
+        try:
+            return import_module(f"{__name__}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+when_keras_is_there()

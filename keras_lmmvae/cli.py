@@ -1,12 +1,19 @@
-"""The command line: `keras-lmmvae COMMAND`."""
+"""The command line: `keras-lmmvae COMMAND`.
+
+TensorFlow is imported by the commands, when their arguments have been checked.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+
+import keras_lmmvae
+from keras_lmmvae.runs import command
+from keras_lmmvae.runs.tables import check_suffix
 
 __all__ = [
     "app",
@@ -15,15 +22,15 @@ __all__ = [
     "fit",
     "inspect",
     "main",
+    "options",
     "simulate",
     "transform",
 ]
 
 app = typer.Typer(
     name="keras-lmmvae",
-    help="Variational autoencoders for tables whose rows are correlated.",
-    no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # Rich takes longer to import than all the rest of `--help`.
     pretty_exceptions_enable=False,
 )
 
@@ -33,15 +40,33 @@ Table = Annotated[Path, typer.Argument(help="Table: a .csv or .parquet file.", m
 Run = Annotated[Path, typer.Argument(help="Folder of a run, or a .keras file.")]
 
 
-def _print_example(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
-        from keras_lmmvae.runs.command import example_config
-
-        typer.echo(example_config(), nl=False)
+        typer.echo(f"keras-lmmvae {keras_lmmvae.__version__}")
         raise typer.Exit
 
 
-# The rooms are imported by the commands: each loads only what it needs.
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Variational autoencoders for tables whose rows are correlated."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _print_example(wanted: bool) -> None:
+    if wanted:
+        typer.echo(command.example_config(), nl=False)
+        raise typer.Exit
+
+
 @app.command(epilog="Example: keras-lmmvae fit config.yaml patients.csv -o runs/patients")
 def fit(
     config: Annotated[
@@ -70,14 +95,11 @@ def fit(
     There is a checkpoint after every epoch: after Ctrl-C or a crash, the same command with
     --resume goes on.
     """
-    del example  # its callback has done all there is to do
-    from keras_lmmvae.runs import command
-
+    del example  # Its callback has printed it.
     try:
         command.fit(config, data, output, overwrite=overwrite, resume=resume)
-    except KeyboardInterrupt as stop:
-        typer.echo(f"keras-lmmvae: {str(stop) or 'interrupted.'}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as stop:  # Its text says how to go on.
+        _fail(str(stop) or "interrupted.", INTERRUPTED)
 
 
 @app.command(epilog="Example: keras-lmmvae evaluate runs/patients patients.csv --json")
@@ -87,8 +109,6 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measures a fitted model on a table: errors with and without effects, likelihood, levels."""
-    from keras_lmmvae.runs import command
-
     command.evaluate(run, data, as_json=as_json)
 
 
@@ -103,8 +123,6 @@ def transform(
     std: Annotated[bool, typer.Option("--std", help="Add standard deviations.")] = False,
 ) -> None:
     """Writes the latent variables of the rows of a table, beside their keys."""
-    from keras_lmmvae.runs import command
-
     command.transform(run, data, output, reconstruct=reconstruct, std=std)
 
 
@@ -118,6 +136,7 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
 ) -> None:
     """Writes a simulated table; its truth goes to NAME_truth and NAME_variances."""
+    check_suffix(output)
     from keras_lmmvae.runs.simulate import simulate as run_simulation
 
     run_simulation(suite, output, table=table, num_rows=rows, latent_dim=latent_dim, seed=seed)
@@ -141,8 +160,6 @@ def export(
     TensorFlow loads the export in a process without this package. It must answer as the Python
     model does.
     """
-    from keras_lmmvae.export import command
-
     command.export(run, output, warmup=warmup)
 
 
@@ -153,18 +170,34 @@ def inspect(
     ],
 ) -> None:
     """Prints the card of a model: terms, levels, variances, ICC, data fingerprint, versions."""
-    from keras_lmmvae.export import command
-
     command.inspect(path)
 
 
 def main() -> None:
-    """Runs a command; bad input ends with one line and exit status 2."""
+    """Runs a command; bad input ends with one line and exit status 2, Ctrl-C with 130."""
     try:
-        app()
+        status = app(prog_name=app.info.name, standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
     except (ValueError, ImportError, OSError) as error:
-        print(f"keras-lmmvae: {error}", file=sys.stderr)
-        sys.exit(USAGE_ERROR)
+        _fail(str(error), USAGE_ERROR)
+    except Exception as error:
+        # Typer's errors of usage have no public class of their own.
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()
+        stop = "" if message.endswith((".", "?")) else "."
+        context = getattr(error, "ctx", None)
+        hint = "" if context is None else f" Try '{context.command_path} --help'."
+        _fail(message + stop + hint, USAGE_ERROR)
+    if status == INTERRUPTED:
+        _fail("interrupted.", INTERRUPTED)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"keras-lmmvae: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ __all__ = [
     "compact_codes",
     "count",
     "gram",
+    "level_rows",
     "product",
     "segment_mean",
     "transpose_product",
@@ -55,6 +56,30 @@ def _spread(segments: tf.Tensor, basis: tf.Tensor, num_tables: int) -> tf.Tensor
     return tf.reshape(spread, (-1, num_tables * basis.shape[-1]))
 
 
+def level_rows(table: tf.Tensor, codes: tf.Tensor, fold: tf.Tensor | None = None) -> tf.Tensor:
+    """What a table holds for the levels of rows, `(b, ...)`; negative codes read level 0.
+
+    Args:
+        table: Tensor or variable `(levels, ...)`, or `(folds, levels, ...)` with `fold`. Of a
+            variable only the gathered rows are read.
+        codes: Int tensor `(b,)`.
+        fold: Optional int tensor `(b,)`, the fold whose table each row reads.
+    """
+    clipped = tf.maximum(codes, 0)
+    if fold is None:
+        return tf.gather(table, clipped)
+    if not isinstance(table, tf.Variable):
+        return tf.gather_nd(table, tf.stack([fold, clipped], axis=1))
+    # XLA has no `gather_nd` of variables: each row reads the level of both folds, and keeps one.
+    both = tf.raw_ops.ResourceGather(
+        resource=table.handle,
+        indices=tf.stack([clipped] * NUM_FOLDS),
+        dtype=table.dtype,
+        batch_dims=1,
+    )
+    return tf.gather_nd(both, tf.stack([fold, tf.range(tf.shape(codes)[0])], axis=1))
+
+
 def product(
     effects: tf.Tensor,
     codes: tf.Tensor,
@@ -78,11 +103,7 @@ def product(
     if basis is not None and isinstance(tables, int) and _is_small(tables, basis):
         spread = _spread(_segments(codes, levels, fold), basis, tables)
         return tf.matmul(spread, tf.reshape(effects, (tables * size, width)))
-    clipped = tf.maximum(codes, 0)
-    if fold is None:
-        rows = tf.gather(effects, clipped)  # (b, m, p)
-    else:
-        rows = tf.gather_nd(effects, tf.stack([fold, clipped], axis=1))
+    rows = level_rows(effects, codes, fold)  # (b, m, p)
     rows = rows[:, 0] if basis is None else tf.reduce_sum(basis[:, :, None] * rows, axis=1)
     return tf.where(codes[:, None] >= 0, rows, tf.zeros_like(rows))
 

@@ -68,6 +68,14 @@ class FittedModel(Protocol):
     def find_term(self, name: str) -> RandomEffect:
         """The term of that name."""
 
+    def encode(self, data: Any) -> np.ndarray:
+        """Posterior means of the latent, `(n, d)`."""
+        ...
+
+    def decode(self, latent: Any) -> np.ndarray:
+        """`f(u)` in the features' units, without random effects, `(n, p)`."""
+        ...
+
     def encode_data(self, data: Any) -> Rows | tf.data.Dataset:
         """Encoded rows of raw columns."""
 

@@ -152,13 +152,14 @@ def as_kernel(kernel: Kernel | str) -> Kernel:
 class KernelBasis:
     """Karhunen-Loeve features of a Gaussian process on some points.
 
-    With `K = V diag(s) V'` the kernel matrix of the points, `P = V diag(s)**-1/2`, largest
-    eigenvalues first, and
+    With `K = V diag(s) V'` the kernel matrix of the points, `v` the mean of its diagonal,
+    `P = V diag(s)**-1/2 / sqrt(v)`, largest eigenvalues first, and
 
         phi(x) = k(x, points) @ P
 
-    With independent coefficients of variance 1, `phi(x) @ coefficients` has the covariance `k`:
-    exactly at the points, and by projection between them.
+    With independent coefficients of variance 1, `phi(x) @ coefficients` has the covariance
+    `k / v`: exactly at the points, and by projection between them. A sum of kernels has `v > 1`.
+    The division by `v` makes 1 the variance of every process.
 
     Attributes:
         kernel: The covariance function.
@@ -184,10 +185,12 @@ class KernelBasis:
             length_scale: Positive float, in the units of the points.
             dtype: Float type of the tensors.
         """
-        values, vectors = np.linalg.eigh(_gram(kernel, points, length_scale))
+        gram = _gram(kernel, points, length_scale)
+        values, vectors = np.linalg.eigh(gram)
         values, vectors = values[::-1], vectors[:, ::-1]
         kept = values > _EIGENVALUE_CUTOFF * values[0]
         projection = np.where(kept, vectors / np.sqrt(np.where(kept, values, 1.0)), 0.0)
+        projection /= np.sqrt(np.mean(np.diag(gram)))
         numbers = (points, length_scale, projection)
         return cls(kernel, *(tf.constant(number, dtype) for number in numbers))
 
@@ -208,13 +211,14 @@ class KernelBasis:
     def root(self) -> np.ndarray:
         """Matrix `(m, m)` that turns standard normal codes of the points into coefficients.
 
-        With `L` a Cholesky root of the points' kernel matrix, `L @ codes` are values of the
-        process at the points, and `P' L @ codes` are the coefficients that give these values.
+        With `L` a Cholesky root of `K / v`, `L @ codes` are values of the process at the points,
+        and `v P' L @ codes` are the coefficients that give these values.
         """
         points = np.asarray(self.points)
         gram = _gram(self.kernel, points, float(self.length_scale))
-        root = np.linalg.cholesky(gram + _EIGENVALUE_CUTOFF * np.eye(len(points)))
-        return np.asarray(self.projection, np.float64).T @ root
+        variance = np.mean(np.diag(gram))
+        root = np.linalg.cholesky(gram / variance + _EIGENVALUE_CUTOFF * np.eye(len(points)))
+        return variance * np.asarray(self.projection, np.float64).T @ root
 
 
 def _gram(kernel: Kernel, points: np.ndarray, length_scale: float) -> np.ndarray:

@@ -226,7 +226,8 @@ class LMMVAE(keras.Model):
             term.reset_state()
         for batch in self._columns.batches(data):
             _check_rows_observed(batch[FEATURES])
-            scaler.partial_fit(batch[FEATURES].astype(np.float64))
+            with np.errstate(invalid="ignore"):  # a column without any cell is told below
+                scaler.partial_fit(batch[FEATURES].astype(np.float64))
             for term in self.random_effects:
                 term.update_state(batch)
         mean, scale = checked_moments(scaler)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from keras_lmmvae.errors import received
+
 __all__ = [
     "NULL_INTEGER",
     "as_features",
@@ -28,22 +30,6 @@ NULL_INTEGER = int(np.iinfo(np.int64).min)
 """The missing key among integer keys. Among string keys it is the empty string."""
 
 _LARGEST = np.finfo(np.float32).max
-
-
-def received(**values: Any) -> str:
-    """Formats the closing sentence of an error: `Received: name=value`."""
-    return "Received: " + ", ".join(f"{name}={_short(value)}" for name, value in values.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"array of shape {value.shape} and dtype {value.dtype}"
-    if isinstance(value, pd.Series):
-        return f"Series of length {len(value)} and dtype {value.dtype}"
-    if isinstance(value, pd.DataFrame):
-        return f"DataFrame of shape {value.shape}"
-    text = repr(value.item() if isinstance(value, (np.number, np.bool_, np.str_)) else value)
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def check_positive(name: str, value: Any, *, integer: bool = False, minimum: float = 0) -> None:

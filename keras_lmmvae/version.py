@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keras_lmmvae.validation import received
+from keras_lmmvae.errors import received
 
 __all__ = ["__version__", "check_saved_version"]
 

@@ -14,8 +14,8 @@ from reference import gaussian_process_posterior, kernel_matrix
 from small_models import DenseTerm, constant_decoder, dense_blup, known_model, small_model
 
 import keras_lmmvae as lmm
-from keras_lmmvae.model import solver
-from keras_lmmvae.model.equations import MixedModelEquations
+from keras_lmmvae.mixed_model import equations
+from keras_lmmvae.rows import Pass, Rows
 
 NOISE = np.array([0.5, 1.0, 4.0])
 STORE = np.array([1.5, 0.2, 3.0])
@@ -55,6 +55,12 @@ def solved(terms: list, data: dict[str, np.ndarray], **variances) -> lmm.LMMVAE:
     model = known_model(terms, data, NOISE, **variances)
     model.update_random_effects(data, keep_history=False)
     return model
+
+
+def solve_all_rows(model: lmm.LMMVAE, rows: Rows) -> None:
+    """Makes the table for new rows the solution for these encoded rows."""
+    system = model.mixed_model.equations(Pass(rows))
+    system.solve(False, lambda batch: batch["x"], model.effects_noise_variance())
 
 
 def powers(t: np.ndarray, degree: int) -> np.ndarray:
@@ -105,7 +111,7 @@ class TestOneTerm:
         )
         model.adapt(data)
         scale = np.square(model.feature_scale)
-        model.random_effects[0].posterior.effect_variance.assign(CITY / scale)
+        model.mixed_model.of("city").effect_variance.assign(CITY / scale)
         model.fitted.assign(1.0)
         model.update_random_effects(data, keep_history=False)
         mean, _ = dense_blup(centred(data), [DenseTerm.of_levels(data["city"], CITY)], 2.0)
@@ -235,37 +241,28 @@ class TestSeveralTerms:
         total = prediction.population + sum(prediction.contributions.values())
         np.testing.assert_allclose(prediction.mean, total, rtol=1e-5, atol=1e-5)
 
-    @pytest.mark.parametrize("folds", [False, True])
-    def test_solver(self, folds):
-        """`solver.solve` = the dense solution: of all rows, or of each fold's rows apart."""
+    @pytest.mark.parametrize("by_fold", [False, True])
+    def test_equations(self, by_fold, monkeypatch):
+        """The solution of the equations is the dense one: of all rows, or of each fold's apart."""
+        name = "_FOLD_TOLERANCE" if by_fold else "_FINAL_TOLERANCE"
+        monkeypatch.setattr(equations, name, 1e-6)
+        monkeypatch.setattr(equations, "_FOLD_ITERATIONS", 200)
         data = make_data(missing=0.2)
         terms = [lmm.RandomSlopes("store", time="t"), lmm.RandomIntercept("city")]
         model = known_model(
             terms, data, NOISE, {"store": STORE, "city": CITY}, {"store": PSI[:2, :2]}
         )
         rows = model.encode_data(data)
-        equations = MixedModelEquations(model, rows)
-        equations.set_designs()
+        system = model.mixed_model.equations(Pass(rows))
         noise = model.effects_noise_variance()
-        right_side = solver.scores(
-            rows["x"] / noise, model.random_effects, equations.chunks[0], folds
-        )
+        right_side = system.scores(rows["x"] / noise, system.chunks[0], by_fold)
         start = {name: tf.zeros_like(value) for name, value in right_side.items()}
-        solution = solver.solve(
-            model.random_effects,
-            equations.chunks,
-            right_side,
-            noise,
-            start,
-            folds=folds,
-            max_iterations=200,
-            tolerance=1e-6,
-        )
+        solution = system.solution(by_fold, right_side, noise, start)
         assert solution.residual < 1e-6
         assert solution.iterations < 100
         fold = rows["_fold"].numpy()
-        for part in (0, 1) if folds else (0,):
-            kept = fold == part if folds else np.ones(len(fold), bool)
+        for part in (0, 1) if by_fold else (0,):
+            kept = fold == part if by_fold else np.ones(len(fold), bool)
             dense = [
                 DenseTerm.of_levels(data["store"], STORE, powers(data["t"], 1), PSI[:2, :2]),
                 DenseTerm.of_levels(data["city"], CITY),
@@ -273,8 +270,9 @@ class TestSeveralTerms:
             mean, _ = dense_blup(centred(data), dense, NOISE, weights=kept * 1.0)
             scale = np.asarray(model.feature_scale)
             for term, expected in zip(model.random_effects, np.split(mean, [24]), strict=True):
-                table = solution.effects[term.label].numpy()[part * term.num_levels :]
-                table = np.einsum("ij,ljf->lif", term.user_basis(), table[: term.num_levels])
+                table = solution.effects[term.label].numpy()
+                table = table[part] if by_fold else table
+                table = np.einsum("ij,ljf->lif", term.user_basis(), table)
                 np.testing.assert_allclose(
                     table.reshape(expected.shape) * scale, expected, err_msg=term.label, **CLOSE
                 )
@@ -364,9 +362,7 @@ class TestRowWeights:
             terms, data, NOISE, {"store": STORE, "city": CITY}, {"store": PSI[:2, :2]}
         )
         weight = tf.constant(self.WEIGHTS, tf.float32)
-        equations = MixedModelEquations(model, {**model.encode_data(data), "weight": weight})
-        equations.set_designs()
-        equations.solve(False, lambda rows: rows["x"])
+        solve_all_rows(model, {**model.encode_data(data), "weight": weight})
         dense = [
             DenseTerm.of_levels(data["store"], STORE, powers(data["t"], 1), PSI[:2, :2]),
             DenseTerm.of_levels(data["city"], CITY),
@@ -386,9 +382,7 @@ class TestRowWeights:
                 terms, data, NOISE, {"store": STORE, "city": CITY}, {"store": PSI[:2, :2]}
             )
             weight = tf.constant(weights, tf.float32)
-            equations = MixedModelEquations(model, {**model.encode_data(rows), "weight": weight})
-            equations.set_designs()
-            equations.solve(False, lambda rows: rows["x"])
+            solve_all_rows(model, {**model.encode_data(rows), "weight": weight})
             tables.append([model.random_effects_table(name) for name in ("store", "city")])
         for weighted, twice in zip(*tables, strict=True):
             np.testing.assert_allclose(weighted, twice, **CLOSE)

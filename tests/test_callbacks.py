@@ -208,7 +208,7 @@ class TestRefreshEffects:
             tables: list[np.ndarray] = []
 
             def on_test_begin(self, logs: Any = None) -> None:
-                self.tables.append(self.model.random_effects[0].posterior.effect_variance.numpy())
+                self.tables.append(self.model.mixed_model.of("store").effect_variance.numpy())
 
         look, watch = Look(), Watch()
         fit(
@@ -224,11 +224,12 @@ class TestRefreshEffects:
 
         class Gap(keras.callbacks.Callback):
             def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-                posterior = self.model.random_effects[0].posterior
-                before = posterior.fold_effects.numpy()
-                self.model.effects_fit.equations.solve(True, self.model.training_residual)
-                self.gap = np.abs(posterior.fold_effects.numpy() - before).max()
-                posterior.fold_effects.assign(before)
+                fit, effects = self.model.effects_fit, self.model.mixed_model.of("store")
+                table = effects.folds.effects
+                before = table.numpy()
+                fit.equations.solve(True, fit.training_residual, fit.noise_variance)
+                self.gap = np.abs(table.numpy() - before).max()
+                table.assign(before)
 
         gaps = []
         for callbacks in ([], [RefreshEffects(every=2)]):

@@ -10,7 +10,9 @@ import tensorflow as tf
 from small_models import DenseTerm, dense_blup, known_model, small_model
 
 import keras_lmmvae as lmm
-from keras_lmmvae.model.conditioning import GaussianEffects
+from keras_lmmvae.linalg import LevelPosterior
+from keras_lmmvae.mixed_model.condition import KnownLevel, condition
+from keras_lmmvae.mixed_model.level_effects import LevelEffects
 
 NOISE = np.array([0.5, 1.0, 2.0])
 VARIANCE = np.array([1.5, 0.3, 1.0])
@@ -107,28 +109,55 @@ class TestExactPosterior:
         np.testing.assert_allclose(found.effects, mean, **CLOSE)
 
 
-class TestGaussianEffects:
+class TestLevelPosterior:
+    """`mixed_model.condition` in float64, with residuals that do not depend on the effects."""
+
+    @staticmethod
+    def given(
+        mean: np.ndarray,
+        precision: tuple[float, ...],
+        residual: np.ndarray,
+        basis: np.ndarray,
+        cells: np.ndarray,
+    ) -> tuple[LevelPosterior, np.ndarray]:
+        """The posterior, and the effects that the rows are read less in the last round."""
+        effects = LevelEffects(1, *mean.shape)
+        effects.build()
+        effects.prior.assign(1.0 / np.array(precision))
+        known = KnownLevel(tf.constant(mean[None]), tf.zeros((1, 2, 2), tf.float64))
+        rounds: list[np.ndarray] = []
+
+        def residual_of(left_out: tf.Tensor) -> tf.Tensor:
+            rounds.append(left_out.numpy()[0])
+            return tf.constant(residual[None])
+
+        posterior = condition(
+            effects, known, tf.constant(basis[None]), tf.constant(cells[None]), NOISE, residual_of
+        )
+        return posterior, rounds[-1]
+
     def test_left_out_fits_equal_refits(self):
         """The fit of each row without it, by leaving it out in earnest, cell by cell."""
         rng = np.random.default_rng(1)
         basis, residual = rng.normal(size=(6, 2)), rng.normal(size=(6, 3))
         cells = (rng.random((6, 3)) < 0.8).astype(float)
-        prior = GaussianEffects(
-            rng.normal(size=(2, 3)), np.stack([np.eye(2) * k for k in (1, 2, 3)])
-        )
-        _, left_out = prior.given(residual, basis, cells, NOISE)
+        prior = (rng.normal(size=(2, 3)), (1.0, 2.0, 3.0))
+        _, left_out = self.given(*prior, residual, basis, cells)
         for row in range(6):
             kept = cells.copy()
             kept[row] = 0.0
-            without, _ = prior.given(residual, basis, kept, NOISE)
-            np.testing.assert_allclose(left_out[row], basis[row] @ without.mean, rtol=1e-8)
+            without, _ = self.given(*prior, residual, basis, kept)
+            np.testing.assert_allclose(
+                left_out[row], basis[row] @ without.mean[0].numpy(), rtol=1e-8
+            )
 
     def test_no_rows_change_nothing(self):
-        prior = GaussianEffects(np.ones((2, 3)), np.stack([np.eye(2)] * 3))
-        posterior, left_out = prior.given(np.ones((4, 3)), np.ones((4, 2)), np.zeros((4, 3)), NOISE)
-        np.testing.assert_array_equal(posterior.mean, prior.mean)
+        """Without a cell that counts the posterior is the prior."""
+        ones = np.ones((4, 3)), np.ones((4, 2)), np.zeros((4, 3))
+        posterior, left_out = self.given(np.ones((2, 3)), (1.0, 1.0, 1.0), *ones)
+        np.testing.assert_array_equal(posterior.mean[0], 1.0)
         np.testing.assert_allclose(left_out, 2.0)
-        np.testing.assert_allclose(posterior.deviations(np.eye(2)), 1.0)
+        np.testing.assert_allclose(posterior.variance[0], 1.0)
 
 
 class TestServed:
@@ -192,12 +221,155 @@ class TestServed:
         for name, values in alone.items():
             np.testing.assert_allclose(values[0], together[name][1], rtol=1e-5, atol=1e-6)
 
-    def test_only_where_it_is_exact(self, tmp_path):
-        """Terms with intercepts have the signature; slopes and surfaces condition in Python."""
-        terms = [lmm.RandomSlopes("store", time="t"), lmm.SpatialEffect(("east", "north"))]
-        trained(terms).export(tmp_path / "1")
+    def test_amortized_has_none(self, tmp_path):
+        """Without a closed form there is no such signature."""
+        model = small_model([lmm.RandomIntercept("store")], posterior="amortized")
+        model.adapt(OLD)
+        model.compile("adam")
+        model.fit(OLD, epochs=1, batch_size=40, verbose=0)
+        model.export(tmp_path / "1")
         signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
         assert not [name for name in signatures if name.startswith("condition")]
+
+
+LATE = 4
+"""The support row whose time is missing."""
+
+
+class TestServedSlopesAndSurfaces:
+    """The time and the coordinates of the support travel along; effects are those at the row."""
+
+    TERMS = ("store", "east_north")
+
+    @staticmethod
+    def terms() -> list[Any]:
+        surface = lmm.SpatialEffect(("east", "north"), length_scale=1.0, num_inducing=30)
+        return [lmm.RandomSlopes("store", time="t"), lmm.RandomIntercept("city"), surface]
+
+    @pytest.fixture(scope="class")
+    def served(self, tmp_path_factory) -> tuple[lmm.LMMVAE, Any]:
+        model = trained(self.terms())
+        folder = tmp_path_factory.mktemp("served") / "1"
+        model.export(folder)
+        return model, tf.saved_model.load(str(folder)).signatures
+
+    @staticmethod
+    def request(signature: Any, counts: list[int]) -> dict[str, tf.Tensor]:
+        """Requests with so many support rows each, padded to seven, one time missing.
+
+        What the mask hides is absurd.
+        """
+        size = len(counts)
+        mask = np.arange(7)[None, :] < np.array(counts)[:, None]
+        columns = {**NEW, "t": np.where(np.arange(7) == LATE, np.nan, NEW["t"])}
+        # The store is new, so that it is unseen by the other terms too.
+        found = {"x": NEW["x"][:size], "support_mask": mask, "support": np.stack([NEW["x"]] * size)}
+        found["support"] = np.where(mask[..., None], found["support"], 1e9)
+        for name in ("store", "city", "t", "east", "north"):
+            found[name] = NEW[name][:size]
+            support = np.stack([columns[name]] * size)
+            found[f"support_{name}"] = np.where(mask, support, 10**6)
+        _, specs = signature.structured_input_signature
+        return {name: tf.constant(found[name], spec.dtype) for name, spec in specs.items()}
+
+    @staticmethod
+    def support(term: str, count: int) -> dict[str, np.ndarray]:
+        """The support rows that count, as Python takes them."""
+        kept = np.arange(7) < count
+        if term == "store":
+            kept &= np.arange(7) != LATE
+        # For the surface, the store of a row without its time has no effect.
+        late = np.where(np.arange(7) == LATE, np.nan, NEW["t"])
+        return {name: values[kept] for name, values in {**NEW, "t": late}.items()}
+
+    def at_the_row(self, model: lmm.LMMVAE, term: str, number: int, count: int) -> np.ndarray:
+        """`model.condition` on the support and on the row itself, of which no cell is observed."""
+        row = {name: values[[number]] for name, values in NEW.items()}
+        row["x"] = np.full((1, 3), np.nan)
+        rows = {k: np.concatenate([v, row[k]]) for k, v in self.support(term, count).items()}
+        found = model.condition(rows, on=term)
+        if term == "store":
+            return found.effects[0] + NEW["t"][number] * found.effects[1]
+        return found.effects[-1]
+
+    def test_signatures(self, served):
+        """A term's own numbers are inputs, its key is none."""
+        _, signatures = served
+        inputs = {
+            term: set(signatures[f"condition_{term}"].structured_input_signature[1])
+            for term in self.TERMS
+        }
+        own = {"t", "support_t", "east", "support_east", "city", "support_city"}
+        assert own <= inputs["store"]
+        assert "store" not in inputs["store"]
+        assert own | {"store", "support_store"} <= inputs["east_north"]
+
+    @pytest.mark.parametrize("term", TERMS)
+    def test_equals_python(self, served, term):
+        """Any number of support rows; masked rows, missing cells and missing times do not count.
+
+        Served matrices are in float32, those of `model.condition` in float64.
+        """
+        model, signatures = served
+        counts = [7, 2, 4, 0, 6]
+        signature = signatures[f"condition_{term}"]
+        answer = signature(**self.request(signature, counts))
+        for number, count in enumerate(counts):
+            expected = self.at_the_row(model, term, number, count)
+            np.testing.assert_allclose(answer["effects"][number], expected, **CLOSE)
+        # Rows that are among their own support.
+        for number in (0, 1, 2):
+            rows = self.support(term, counts[number])
+            found = model.condition(rows, on=term)
+            actual = answer["reconstruction"][number]
+            np.testing.assert_allclose(actual, found.reconstruction[number], **CLOSE)
+            if term == "east_north":
+                actual = answer["standard_deviation"][number]
+                np.testing.assert_allclose(actual, found.standard_deviation[number], **CLOSE)
+
+    @pytest.mark.parametrize("term", TERMS)
+    def test_requests_do_not_mix(self, served, term):
+        """A request's answer is the same alone and among others."""
+        signature = served[1][f"condition_{term}"]
+        request = self.request(signature, [3, 7, 5])
+        together = signature(**request)
+        alone = signature(**{k: v[1:2] for k, v in request.items()})
+        for name, values in alone.items():
+            np.testing.assert_allclose(values[0], together[name][1], rtol=1e-5, atol=1e-6)
+
+    def test_slopes_are_the_dense_posterior(self, tmp_path):
+        """Mean and deviation at the row are those of the BLUP; 0 where the row has no time."""
+        model = known([lmm.RandomSlopes("store", time="t")], coefficient_covariance={"store": PSI})
+        model.export(tmp_path / "1")
+        signature = tf.saved_model.load(str(tmp_path / "1")).signatures["condition_store"]
+        counts = [7, 0, 3, 5]
+        request = self.request(signature, counts)
+        request["t"] = tf.constant([*NEW["t"][:3], np.nan], tf.float32)
+        answer = signature(**request)
+        for number, count in enumerate(counts[:3]):
+            rows = self.support("store", count)
+            basis = np.stack([np.ones(len(rows["t"])), rows["t"]], axis=1)
+            at = np.array([1.0, NEW["t"][number]])
+            mean, covariance = np.zeros((2, 3)), VARIANCE[:, None, None] * PSI
+            if count:
+                term = DenseTerm.of_levels(rows["store"], VARIANCE, basis, PSI)
+                mean, covariance = dense_blup(rows["x"] - OLD["x"].mean(axis=0), [term], NOISE)
+            np.testing.assert_allclose(answer["effects"][number], at @ mean, **CLOSE)
+            variance = np.einsum("i,fij,j->f", at, covariance, at)
+            deviation = answer["standard_deviation"][number]
+            np.testing.assert_allclose(deviation, np.sqrt(variance), **CLOSE)
+        for name in ("effects", "standard_deviation"):
+            np.testing.assert_array_equal(answer[name][3], 0.0)
+
+    def test_surface_starts_at_what_is_known(self, tmp_path):
+        """Without support the answer is the surface of the training rows."""
+        surface = lmm.SpatialEffect(("east", "north"), length_scale=1.0, num_inducing=30)
+        model = known([surface])
+        model.export(tmp_path / "1")
+        signature = tf.saved_model.load(str(tmp_path / "1")).signatures["condition_east_north"]
+        answer = signature(**self.request(signature, [0] * 7))
+        mean, _ = model.term_effects("east_north", NEW)
+        np.testing.assert_allclose(answer["effects"], mean, **CLOSE)
 
 
 class TestWithNetworks:

@@ -91,6 +91,69 @@ class TestAgainstDenseDesign:
                 np.testing.assert_allclose(expected[one, :, other], block, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", CASES)
+class TestFolds:
+    """A table by fold is one table of each half of the rows, on an axis in front."""
+
+    FOLD = np.random.default_rng(5).integers(0, 2, ROWS).astype(np.int32)
+
+    @pytest.mark.parametrize("is_variable", [False, True])
+    def test_product_reads_the_table_of_the_fold(self, case, compiled, is_variable):
+        """Rows of fold k get Z @ B of its own table, which may be a variable."""
+        levels, codes, basis, _ = draw(case)
+        size = 1 if basis is None else basis.shape[1]
+        effects = np.random.default_rng(1).normal(size=(2, levels, size, FEATURES))
+        effects = (tf.Variable if is_variable else tf.constant)(effects, dtype=tf.float32)
+        rest = [] if basis is None else [basis]
+        actual = compiled(
+            lambda c, f, *b: design.product(effects, c, *(b or (None,)), f), codes, self.FOLD, *rest
+        )
+        dense = dense_design(codes, basis, levels)
+        for fold in range(2):
+            expected = dense @ effects[fold].numpy().reshape(-1, FEATURES)
+            rows = fold == self.FOLD
+            np.testing.assert_allclose(actual[rows], expected[rows], rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("is_variable", [False, True])
+    def test_level_rows(self, case, compiled, is_variable):
+        """A row gets its level's entry of its fold, of tensors and of variables alike."""
+        levels, codes, _, _ = draw(case)
+        table = np.random.default_rng(1).normal(size=(2, levels, 3, FEATURES))
+        table = tf.Variable(table) if is_variable else tf.constant(table)
+        actual = compiled(lambda c, f: design.level_rows(table, c, f), codes, self.FOLD)
+        expected = table.numpy()[self.FOLD, np.maximum(codes, 0)]
+        np.testing.assert_array_equal(actual, expected)
+        alone = compiled(lambda c: design.level_rows(table, c, None), np.minimum(codes, 1))
+        np.testing.assert_array_equal(alone, table.numpy()[np.clip(codes, 0, 1)])
+
+    @pytest.mark.parametrize("is_weighted", [False, True])
+    def test_sums_are_those_of_the_halves(self, case, compiled, is_weighted):
+        """Z' R, Z' Z and counts by fold are those of the rows of each half alone."""
+        levels, codes, basis, values = draw(case)
+        weights = np.random.default_rng(2).uniform(size=ROWS).astype(np.float32)
+        rest = [] if basis is None else [basis]
+
+        def sums(w, v, c, b, f):
+            given = w if is_weighted else None
+            return [
+                design.transpose_product(v, c, b, levels, f),
+                design.gram(c, b, levels, given, f),
+                design.count(c, levels, given, f),
+            ]
+
+        for number in range(3):
+            actual = compiled(
+                lambda w, v, c, f, *b, number=number: sums(w, v, c, b[0] if b else None, f)[number],
+                weights, values, codes, self.FOLD, *rest,
+            )  # fmt: skip
+            for fold in range(2):
+                rows = fold == self.FOLD
+                half = None if basis is None else basis[rows]
+                expected = sums(weights[rows], values[rows], codes[rows], half, None)[number]
+                np.testing.assert_allclose(actual[fold], expected, rtol=1e-5, atol=1e-5)
+            assert actual.shape[0] == 2
+
+
 def test_count_is_column_sums_of_intercept_design(compiled):
     """`count` counts rows, or adds up their weights."""
     levels, codes, _, _ = draw("intercept")

@@ -131,7 +131,7 @@ class TestHealthy:
 
     def test_seed_fixes_the_report(self, model, data):
         """The same seed, the same report; the model's own state stays as it is."""
-        model.random_effects[0].posterior.effects.assign(tf.zeros((40, 1, 6)))
+        model.mixed_model.of("store").table.effects.assign(tf.zeros((40, 1, 6)))
         before = [weight.numpy() for weight in model.weights]
         reports = [str(lmm.diagnose(model, data, seed=seed)) for seed in (1, 1, 2)]
         assert reports[0] == reports[1] != reports[2]
@@ -154,7 +154,7 @@ class TestSick:
         model = small_model(latent_dim=2)
         model.adapt(data)
         model.fitted.assign(1.0)
-        for head in (model.latent_encoder.mean_head, model.latent_encoder.log_var_head):
+        for head in (model.networks.encoder.mean_head, model.networks.encoder.log_var_head):
             kernel, bias = (weight.numpy() for weight in head.weights)
             kernel[:, 1], bias[1] = 0.0, 0.0
             head.set_weights([kernel, bias])
@@ -164,7 +164,7 @@ class TestSick:
 
     def test_constant_latent_is_collapsed(self, model, data):
         """A dead encoder: the same narrow posterior for every row, however large its KL."""
-        encoder = model.latent_encoder
+        encoder = model.networks.encoder
         encoder.mean_head.kernel.assign(tf.zeros_like(encoder.mean_head.kernel))
         encoder.mean_head.bias.assign([2.0])
         finding = only(lmm.diagnose(model, data), "latent_collapse")
@@ -187,10 +187,10 @@ class TestSick:
         """Effects of noise, hardly shrunken: the other fold's rows do not bear them out."""
         data, held_out = make_data(400, 150, 0.0), make_data(400, 150, 0.0, seed=1)
         model = fitted(data, epochs=1)
-        model.random_effects[0].posterior.effect_variance.assign([10.0] * 6)
+        model.mixed_model.of("store").effect_variance.assign([10.0] * 6)
         fit = model.effects_fit
-        fit.equations.solve(True, model.training_residual)
-        fit.equations.solve(False, model.training_residual)
+        for by_fold in (True, False):
+            fit.equations.solve(by_fold, fit.training_residual, fit.noise_variance)
         for diagnosis in (lmm.diagnose(model, data), lmm.diagnose(model, data, held_out)):
             finding = only(diagnosis, "effects_overfit")
             assert finding.severity == "warning"
@@ -211,7 +211,7 @@ class TestSick:
 
     def test_latent_predicts_group(self, model, data):
         """Without its effects the latent has the stores in it; with them it has not."""
-        model.random_effects[0].posterior.effects.assign(tf.zeros((40, 1, 6)))
+        model.mixed_model.of("store").table.effects.assign(tf.zeros((40, 1, 6)))
         finding = only(lmm.diagnose(model, data), "latent_predicts_group")
         assert finding.numbers["latent_0"] > 0.1 > finding.numbers["by_chance"]
 
@@ -260,7 +260,7 @@ class TestSick:
             model.adapt(data)
             model.random_effects[0].set_scaled_length_scale(scale)
             model.fitted.assign(1.0)
-            model.effects_fit.begin(model.encode_data(data))
+            model.effects_fit.begin(model.pass_over(data), is_fitted=True)
             return lmm.diagnose(model, data)
 
         finding = only(found(), "length_scale_bound")

@@ -65,15 +65,6 @@ def test_saved_and_loaded(names: list[str] | None, tmp_path: Path):
     assert again.feature_names == (names or [0, 1, 2])
 
 
-def test_files_without_names():
-    """What a model of version 0.1 saved, without names, builds a model with numbers."""
-    config = fitted(NAMES).get_build_config()
-    del config["feature_names"]
-    model = small_model([lmm.RandomSlopes("store", time="t")])
-    model.build_from_config(config)
-    assert model.feature_names == [0, 1, 2]
-
-
 def test_model_card_lists_the_names():
     """They stand in the card, as JSON and as text; of many the first ones in the text."""
     card = model_card(fitted(NAMES))

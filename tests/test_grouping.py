@@ -1,4 +1,4 @@
-"""The levels of a column: found, prepared, looked up and saved."""
+"""The levels of a column: found, checked, looked up and saved."""
 
 import numpy as np
 import pandas as pd
@@ -12,13 +12,18 @@ from keras_lmmvae.effects.vocabulary import (
     ServedTable,
     Vocabulary,
 )
-from keras_lmmvae.validation import NULL_INTEGER
+from keras_lmmvae.validation import NULL_INTEGER, as_keys
+
+
+def conform(grouping: Grouping, keys) -> np.ndarray:
+    """Keys as a model hands them to a grouping: normalised, then checked by it."""
+    return grouping.conform(as_keys(grouping.column, keys))
 
 
 def adapted(*chunks) -> Grouping:
     grouping = Grouping("store")
     for chunk in chunks:
-        grouping.update_state(grouping.prepare(chunk))
+        grouping.update_state(conform(grouping, chunk))
     grouping.finalize_state()
     return grouping
 
@@ -41,7 +46,7 @@ class TestLevels:
     def test_size_is_returned(self):
         """The number of levels."""
         grouping = Grouping("store")
-        grouping.update_state(grouping.prepare(["b", "a", "a"]))
+        grouping.update_state(conform(grouping, ["b", "a", "a"]))
         assert grouping.finalize_state() == 2
 
     @pytest.mark.parametrize("keys", [["b", "a", "b", "c", "a"], [7, -3, 7, 2**53 + 1, 2**53 + 1]])
@@ -59,9 +64,9 @@ class TestLevels:
     def test_chunks_of_unlike_types_are_refused(self):
         """Strings do not become integers on the way."""
         grouping = Grouping("store")
-        grouping.update_state(grouping.prepare([1, 1]))
+        grouping.update_state(conform(grouping, [1, 1]))
         with pytest.raises(ValueError, match="'store' must be integers.*kind='strings', first='a'"):
-            grouping.update_state(np.array(["", "a"], object))
+            conform(grouping, ["", "a"])
 
     def test_no_keys_at_all_are_refused(self):
         """At least one level."""
@@ -84,11 +89,11 @@ class TestLevels:
     def test_reset_forgets_everything(self):
         """After a failure, other rows of another type can be taken in."""
         grouping = Grouping("store")
-        grouping.update_state(grouping.prepare(["a", "b"]))
+        grouping.update_state(conform(grouping, ["a", "b"]))
         with pytest.raises(ValueError, match="single row"):
             grouping.finalize_state()
         grouping.reset_state()
-        grouping.update_state(grouping.prepare([1, 1]))
+        grouping.update_state(conform(grouping, [1, 1]))
         assert grouping.finalize_state() == 1
 
     def test_unadapted_grouping_says_so(self):
@@ -100,7 +105,7 @@ class TestLevels:
             _ = Grouping("store").vocabulary
 
 
-class TestPrepare:
+class TestConform:
     @pytest.mark.parametrize(
         ("levels", "keys", "text"),
         [
@@ -111,7 +116,7 @@ class TestPrepare:
     def test_keys_of_another_type_are_refused(self, levels, keys, text):
         """The error shows the first key, not a missing one."""
         with pytest.raises(ValueError, match=text):
-            adapted(levels).prepare(keys)
+            conform(adapted(levels), keys)
 
     @pytest.mark.parametrize(
         ("levels", "null"), [(["a", "a"], ""), ([1, 1], NULL_INTEGER)], ids=["strings", "integers"]
@@ -119,19 +124,19 @@ class TestPrepare:
     @pytest.mark.parametrize("keys", [[None], [np.nan], [""], [NULL_INTEGER]], ids=str)
     def test_null_keys_take_the_type_adapted_to(self, levels, null, keys):
         """A column without any key has no type of its own."""
-        prepared = adapted(levels).prepare(keys)
-        assert prepared.dtype == (object if null == "" else np.int64)
-        assert prepared.tolist() == [null]
+        found = conform(adapted(levels), keys)
+        assert found.dtype == (object if null == "" else np.int64)
+        assert found.tolist() == [null]
 
 
 class TestLookup:
     @pytest.mark.parametrize(
         ("levels", "keys"), [(["a", "b", "b"], ["b", "c", None]), ([1, 5, 5], [5, 2, None])]
     )
-    def test_codes_of_prepared_keys(self, levels, keys):
+    def test_codes_of_normalised_keys(self, levels, keys):
         """Known, unknown and null."""
         grouping = adapted(levels)
-        codes = grouping.lookup(grouping.prepare(keys))
+        codes = grouping.lookup(conform(grouping, keys))
         assert codes.dtype == tf.int32
         assert codes.numpy().tolist() == [1, UNKNOWN_CODE, NULL_CODE]
 
@@ -166,7 +171,7 @@ class TestExtend:
     def test_integer_levels_may_come_as_floats(self):
         """From a column that another term reads as a number."""
         grouping = adapted([2001, 2001])
-        assert grouping.extend(np.array([2001.0, np.nan, 1999.0])) == 2
+        assert grouping.extend(conform(grouping, np.array([2001.0, np.nan, 1999.0]))) == 2
         assert grouping.vocabulary.keys.tolist() == [2001, 1999]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from keras_lmmvae.layers.conjugate_posterior import EFFECT_VARIANCE_FLOOR
 from small_models import small_model
 
 import keras_lmmvae as lmm
 from benchmarks.lmmvae_method import LMMVAEMethod
 from keras_lmmvae.metrics import mse
+from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR
 
 EPOCHS = 4
 
@@ -50,9 +50,9 @@ class Record(keras.callbacks.Callback):
         self.variances: list[float] = []
 
     def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-        posterior = self.model.random_effects[0].posterior
-        self.effects.append(float(np.abs(posterior.fold_effects.numpy()).max()))
-        self.variances.append(float(posterior.effect_variance.numpy().max()))
+        effects = self.model.mixed_model.of("store")
+        self.effects.append(float(np.abs(effects.folds.effects.numpy()).max()))
+        self.variances.append(float(effects.effect_variance.numpy().max()))
 
 
 @pytest.mark.parametrize("compiled", [{"jit_compile": True}, {"jit_compile": False}])

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from reference import kernel_matrix, log_density
 
-from keras_lmmvae import kernels
 from keras_lmmvae.effects import length_scale as module
 from keras_lmmvae.effects.length_scale import fit_length_scale, profile_log_likelihood
+from keras_lmmvae.kernels import KernelBasis, Stationary
 
 RNG = np.random.default_rng(0)
 
@@ -72,9 +71,7 @@ def test_recovers_a_length_scale(truth):
     points = places.astype(np.float32)
 
     def basis_of(inputs, length_scale):
-        matrix = kernels.kernel_matrix("rbf", inputs, tf.constant(points), length_scale)
-        projection = kernels.karhunen_loeve_projection("rbf", points, length_scale)
-        return tf.matmul(matrix, tf.constant(projection, tf.float32))
+        return KernelBasis.of(Stationary("rbf"), points, length_scale).features(inputs)
 
     found = fit_length_scale(basis_of, places[at], residual, (0.02, 5.0))
     assert 0.8 * truth < found < 1.25 * truth

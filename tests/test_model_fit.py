@@ -14,8 +14,8 @@ from reference import log_density, normal_kl, segment_mean
 from small_models import DenseTerm, constant_decoder, dense_blup, known_model, small_model
 
 import keras_lmmvae as lmm
-from keras_lmmvae.model.elbo import latent_kl
-from keras_lmmvae.model.rows import EFFECTS, FOLD
+from keras_lmmvae.elbo import latent_kl
+from keras_lmmvae.rows import EFFECTS, FOLD, Pass, Rows, take_rows
 
 tfd = tfp.distributions
 
@@ -59,6 +59,36 @@ def fitted(
     model.compile(keras.optimizers.Adam(0.01), **(compiled or {}))
     options = {"epochs": 2, "batch_size": 60, "verbose": 0, **options}
     return model, model.fit(data, **options).history
+
+
+def rows_of_a_step(
+    model: lmm.LMMVAE, data: dict[str, np.ndarray], training: bool, count: int = 12
+) -> dict[str, np.ndarray]:
+    """What a step of training or of evaluation says of single rows, with the rows' errors.
+
+    Every row is a batch of its own, and the model's state is put back after it.
+    """
+    rows, state, found = model.encode_data(data), model.get_weights(), []
+    for number in range(count):
+        row = take_rows(rows, number, number + 1)
+        error = _error_of_a_step(model, row, training)
+        model.reset_metrics()
+        logs = (model.train_step if training else model.test_step)(row)
+        found.append({name: float(value) for name, value in logs.items()} | {"error": error})
+        model.set_weights(state)
+    return {name: np.stack([row[name] for row in found]) for name in found[0]}
+
+
+def _error_of_a_step(model: lmm.LMMVAE, row: Rows, training: bool) -> np.ndarray:
+    """`x - f(u) - Z B` of a row, `(p,)`, with the draw of `u` that the step will make."""
+    if not training:
+        return model.infer(row).error.numpy()[0]
+    seen = model.infer(row, model.mixed_model.out_of_fold_parts(row))
+    generator = keras.random.SeedGenerator(0)
+    generator.state.assign(model.seed_generator.state)
+    draw = keras.random.normal(seen.latent_mean.shape, seed=generator)
+    decoded = seen.decoded(seen.latent_mean + seen.latent_std * draw)
+    return (row["x"] - decoded - seen.contribution).numpy()[0]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +215,7 @@ class TestModes:
         """ "mixed_bfloat16": dense layers compute in bfloat16, effects and variances in float32."""
         given = [lmm.RandomIntercept("store"), lmm.SpatialEffect(("east", "north"))]
         model, history = fitted(given, data, dtype="mixed_bfloat16", posterior=posterior)
-        assert model.latent_encoder.trunk.layers[0].compute_dtype == "bfloat16"
+        assert model.networks.encoder.trunk.layers[0].compute_dtype == "bfloat16"
         assert {v.dtype for v in model.variables} <= {"float32", "int64", "uint32", "int32"}
         assert np.isfinite(history["loss"]).all()
         prediction = model.predict(data, verbose=0)
@@ -215,10 +245,10 @@ class TestCallbacks:
 
             def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
                 if epoch == 1:
-                    self.best = self.model.latent_decoder.get_weights()
+                    self.best = self.model.networks.decoder.get_weights()
                 if epoch >= 1:
-                    noise = [w + 3.0 for w in self.model.latent_decoder.get_weights()]
-                    self.model.latent_decoder.set_weights(noise)
+                    noise = [w + 3.0 for w in self.model.networks.decoder.get_weights()]
+                    self.model.networks.decoder.set_weights(noise)
 
         spoil = Spoil()
         stop = keras.callbacks.EarlyStopping(
@@ -228,7 +258,7 @@ class TestCallbacks:
             one_term(), data, epochs=20, callbacks=[spoil, stop], validation_data=data
         )
         assert len(history["loss"]) == 3
-        for actual, best in zip(model.latent_decoder.get_weights(), spoil.best, strict=True):
+        for actual, best in zip(model.networks.decoder.get_weights(), spoil.best, strict=True):
             np.testing.assert_array_equal(actual, best)
         assert lmm.metrics.mse(data["x"], model.reconstruct(data)) < 2 * history["mse"][0]
 
@@ -243,7 +273,7 @@ class TestCallbacks:
         assert np.isfinite(first.reconstruct(data)).all()
         last = keras.saving.load_model(tmp_path / "2.keras")
         for name, weight in zip(
-            model.latent_decoder.weights, last.latent_decoder.weights, strict=True
+            model.networks.decoder.weights, last.networks.decoder.weights, strict=True
         ):
             np.testing.assert_array_equal(name, weight)
         again = small_model(one_term())
@@ -303,17 +333,13 @@ class TestPlain:
         plain, mixed = small_model([]), small_model(terms())
         for model in (plain, mixed):
             model.adapt(data)
-        for part in ("latent_encoder", "latent_decoder"):
-            getattr(mixed, part).set_weights(getattr(plain, part).get_weights())
-        for term in mixed.random_effects:
-            term.posterior.effect_variance.assign(np.full(3, 1e-12))
-        one, other = (
-            model.elbo_terms(model.encode_data(data), training=training) for model in (plain, mixed)
-        )
-        for name in vars(one):
-            np.testing.assert_allclose(
-                getattr(other, name), getattr(one, name), rtol=1e-5, atol=1e-5
-            )
+            model.compile(keras.optimizers.SGD(0.0))
+        mixed.networks.set_weights(plain.networks.get_weights())
+        for effects in mixed.mixed_model.effects:
+            effects.effect_variance.assign(np.full(3, 1e-12))
+        parts = [rows_of_a_step(model, data, training) for model in (plain, mixed)]
+        for name in sorted(HISTORY):
+            np.testing.assert_allclose(parts[1][name], parts[0][name], rtol=1e-5, atol=1e-5)
 
 
 class TestAmortized:
@@ -354,7 +380,7 @@ class TestAmortized:
     def test_table_is_the_mean_of_the_codes(self, data):
         """B of a level is the mean over all its rows of the encoder's code means."""
         model, _ = fitted(one_term(), data, posterior="amortized")
-        ((codes, _),) = model.effect_codes(model.encode_data(data))
+        ((codes, _),) = model.effects_fit.codes(model.encode_data(data))
         expected = segment_mean(codes.numpy()[:, 0], data["store"], 12) * np.asarray(
             model.feature_scale
         )
@@ -369,16 +395,18 @@ class TestAmortized:
             one_term(), data, posterior="amortized", effects_kl_reduction="row", epochs=1
         )
         rows = by_row.encode_data(data)
-        ((mean, log_var),) = by_row.effect_codes(rows)
+        ((mean, log_var),) = by_row.effects_fit.codes(rows)
         kl = tfd.kl_divergence(tfd.Normal(mean, tf.exp(log_var / 2)), tfd.Normal(0.0, 1.0))
         expected = np.sum(kl, axis=(1, 2))
-        np.testing.assert_allclose(by_row.elbo_terms(rows, True).effects_kl, expected, rtol=1e-4)
+        actual = by_row.effects_fit.training_effects(rows).kl
+        np.testing.assert_allclose(actual, expected, rtol=1e-4)
         by_level = small_model(one_term(), posterior="amortized")
         by_level.adapt(data)
-        by_level.effects_fit.begin(by_level.encode_data(data))
+        by_level.effects_fit.begin(Pass(by_level.encode_data(data)), is_fitted=False)
         by_level.effects_encoder.set_weights(by_row.effects_encoder.get_weights())
         expected = expected / np.bincount(data["store"])[data["store"]]
-        np.testing.assert_allclose(by_level.elbo_terms(rows, True).effects_kl, expected, rtol=1e-4)
+        actual = by_level.effects_fit.training_effects(rows).kl
+        np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
 class TestElbo:
@@ -443,30 +471,29 @@ class TestElbo:
             model.noise_variance.assign([0.1, 0.3, 0.8])
         own = np.asarray(model.noise_variance)
         variance = np.full(3, 0.4, np.float32) if given == "equal" else own
-        parts = model.elbo_terms(model.encode_data(data), training=True)
-        density = tfd.Normal(0.0, scale * np.sqrt(variance)).log_prob(parts.error * scale)
-        np.testing.assert_allclose(parts.log_likelihood, np.sum(density, axis=1), rtol=1e-4)
-        new = model.elbo_terms(model.encode_data(data), training=False)
-        variance = own + 1.0  # an effect variance of 1: the level has no rows yet
-        density = tfd.Normal(0.0, scale * np.sqrt(variance)).log_prob(new.error * scale)
-        np.testing.assert_allclose(new.log_likelihood, np.sum(density, axis=1), rtol=1e-4)
+        model.compile(keras.optimizers.SGD(0.0))
+        for training in (True, False):
+            parts = rows_of_a_step(model, data, training)
+            if not training:
+                variance = own + 1.0  # an effect variance of 1: the level has no rows yet
+            density = tfd.Normal(0.0, scale * np.sqrt(variance)).log_prob(parts["error"] * scale)
+            np.testing.assert_allclose(
+                -parts["reconstruction_loss"], np.sum(density, axis=1), rtol=1e-4
+            )
 
     def test_effects_kl_of_all_rows(self, model, data):
         """Summed over the training rows: KL(q || p) of every level of both folds and terms."""
         rows = model.encode_data(data)
-        actual = np.sum(model.elbo_terms(rows, training=True).effects_kl)
+        actual = np.sum(model.effects_fit.training_effects(rows).kl)
         noise, expected = np.asarray(model.noise_variance), 0.0
-        for term in model.random_effects:
-            posterior = term.posterior
-            codes = (
-                rows[EFFECTS][term.label]["codes"].numpy() + term.num_levels * rows[FOLD].numpy()
-            )
-            counts = np.bincount(codes, minlength=2 * term.num_levels)
-            variance = np.asarray(posterior.effect_variance)
-            for level in np.flatnonzero(counts):
+        for term, effects in model.mixed_model.pairs():
+            counts = np.zeros((2, term.num_levels))
+            np.add.at(counts, (rows[FOLD].numpy(), rows[EFFECTS][term.label]["codes"].numpy()), 1)
+            variance = np.asarray(effects.effect_variance)
+            for fold, level in np.argwhere(counts):
                 for f in range(3):
-                    covariance = 1 / (counts[level] / noise[f] + 1 / variance[f])
-                    mean = posterior.fold_effects[level, :, f].numpy()
+                    covariance = 1 / (counts[fold, level] / noise[f] + 1 / variance[f])
+                    mean = effects.folds.effects[fold, level, :, f].numpy()
                     expected += normal_kl(mean, np.eye(1) * covariance, np.eye(1) * variance[f])
         assert actual == pytest.approx(expected, rel=1e-3)
 
@@ -486,7 +513,7 @@ class TestLikelihood:
         In the features' units; known levels add their posterior variance to the noise.
         """
         model = known_model(one_term(), data, 0.5, {"store": 2.0})
-        for head in (model.latent_encoder.mean_head, model.latent_encoder.log_var_head):
+        for head in (model.networks.encoder.mean_head, model.networks.encoder.log_var_head):
             head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
         model.update_random_effects(data, keep_history=False)
         centred = data["x"] - data["x"].mean(axis=0)
@@ -517,7 +544,7 @@ class TestLikelihood:
         weight = rotation.T @ weight
         linear.layers[-1].set_weights([weight, np.zeros(3)])
         model.noise_variance.assign(noise)
-        encoder = model.latent_encoder
+        encoder = model.networks.encoder
         encoder.mean_head.set_weights([(weight / noise).T / values, np.zeros(latent_dim)])
         encoder.log_var_head.set_weights([np.zeros((3, latent_dim)), -np.log(values)])
         model.fitted.assign(1.0)

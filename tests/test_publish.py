@@ -18,7 +18,7 @@ from small_models import small_model
 
 import keras_lmmvae as lmm
 from keras_lmmvae import cli
-from keras_lmmvae.export import Published, answer_requests, command, publish, publishing
+from keras_lmmvae.export import Published, answer_requests, publish, publishing
 from keras_lmmvae.export.model_card import data_fingerprint, model_card, render_card
 from keras_lmmvae.export.publishing import CARD_FILE, read_card
 from keras_lmmvae.export.requests import example_columns, example_requests
@@ -28,6 +28,8 @@ from keras_lmmvae.export.verification import (
     verify_saved_model,
 )
 from keras_lmmvae.export.warmup import WARMUP_FILE, read_warmup_requests, write_warmup_requests
+from keras_lmmvae.runs import command
+from keras_lmmvae.runs.folder import MODEL_FILE, load_run
 from keras_lmmvae.validation import NULL_INTEGER
 
 RNG = np.random.default_rng(0)
@@ -335,7 +337,7 @@ class TestCommands:
     @pytest.fixture(scope="class")
     def run(self, model, tmp_path_factory) -> Path:
         folder = tmp_path_factory.mktemp("run")
-        model.save(folder / command.MODEL_FILE)
+        model.save(folder / MODEL_FILE)
         return folder
 
     def test_export_then_inspect(self, run, tmp_path, monkeypatch, capsys):
@@ -368,7 +370,7 @@ class TestCommands:
         other = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         other.save(tmp_path / "other.keras")
         with pytest.raises(ValueError, match=r"another kind of model.*model='Sequential'"):
-            command.load_run(tmp_path / "other.keras")
+            load_run(tmp_path / "other.keras")
 
     def test_no_card(self, tmp_path):
         (tmp_path / CARD_FILE).parent.mkdir()

@@ -7,19 +7,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from term_contract import adapted as adapted_term
+from term_contract import normalised, with_effects
 
 from keras_lmmvae import design
-from keras_lmmvae.effects import RandomEffect, RandomIntercept
+from keras_lmmvae.effects import RandomEffect, RandomIntercept, RandomSlopes
 from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
 
 STORES = ["b", "a", "c", "b", None, "a"]
 
 
 def adapted(keys=STORES, **options) -> RandomIntercept:
-    term = RandomIntercept("store", **options)
-    term.update_state(term.prepare({"store": keys}))
-    term.finalize_state()
-    return term
+    return adapted_term(RandomIntercept("store", **options), {"store": keys})
 
 
 class TestArguments:
@@ -50,10 +49,8 @@ class TestArguments:
     @pytest.mark.parametrize("column", ["my store/id", "Straße", "店", "_store", "2nd", "a b"])
     def test_any_column_name_makes_a_layer(self, column):
         """Layers are stricter about names than data frames."""
-        term = RandomIntercept(column)
-        term.update_state(term.prepare({column: [1, 1, 2]}))
-        term.finalize_state()
-        term.build_posterior(2)
+        term = adapted_term(RandomIntercept(column), {column: [1, 1, 2]})
+        assert with_effects(term, 2).num_levels == 2
         assert term.label == column
         assert term.columns == (column,)
 
@@ -88,18 +85,18 @@ class TestLevels:
         """A dataset's batches count like one table."""
         term = RandomIntercept("store")
         for part in np.array_split(np.array(STORES, object), 4):
-            term.update_state(term.prepare({"store": part}))
+            term.update_state(normalised(term, {"store": part}))
         term.finalize_state()
         assert term.level_names() == adapted().level_names()
 
     def test_reset_starts_again(self):
         """After a failed `adapt` nothing of the old rows is left."""
         term = RandomIntercept("store")
-        term.update_state(term.prepare({"store": ["a", "b"]}))
+        term.update_state(normalised(term, {"store": ["a", "b"]}))
         with pytest.raises(ValueError, match="single row"):
             term.finalize_state()
         term.reset_state()
-        term.update_state(term.prepare({"store": [1, 1]}))
+        term.update_state(normalised(term, {"store": [1, 1]}))
         term.finalize_state()
         assert term.level_names() == [1]
 
@@ -116,7 +113,7 @@ class TestRows:
     def test_codes_of_rows(self):
         """Known keys have their position, unknown and null ones a code below zero."""
         term = adapted()
-        encoded = term.encode(term.prepare({"store": ["c", "z", None, "", "a"]}))
+        encoded = term.encode(normalised(term, {"store": ["c", "z", None, "", "a"]}))
         assert list(encoded) == ["codes"]
         assert encoded["codes"].numpy().tolist() == [2, UNKNOWN_CODE, NULL_CODE, NULL_CODE, 0]
         assert term.basis(encoded) is None
@@ -125,7 +122,7 @@ class TestRows:
         """Z @ B gathers rows of B, and rows without a level get nothing."""
         term = adapted()
         effects = np.arange(6, dtype=np.float32).reshape(3, 1, 2)
-        encoded = term.encode(term.prepare({"store": ["c", "z", None, "a"]}))
+        encoded = term.encode(normalised(term, {"store": ["c", "z", None, "a"]}))
         rows = design.product(tf.constant(effects), encoded["codes"], term.basis(encoded))
         np.testing.assert_array_equal(rows, [[4, 5], [0, 0], [0, 0], [0, 1]])
 
@@ -133,13 +130,17 @@ class TestRows:
     def test_a_column_may_be_read_as_numbers_elsewhere(self, other_first):
         """Effects of the year and slopes in the year read one column of prepared rows."""
         years = np.array([2001, 2000, 2001, None], object)
-        term = RandomIntercept("year")
-        as_keys, as_numbers = term.prepare({"year": years}), {"year": years.astype(float)}
-        columns = {**as_numbers, **as_keys} if other_first else {**as_keys, **as_numbers}
+        data = {"year": years, "g": [1, 1, 2, 2]}
+        term, other = RandomIntercept("year"), RandomSlopes("g", time="year")
+        first, second = (other, term) if other_first else (term, other)
+        columns = normalised(first, data, second)
+        assert columns["year"].dtype == np.int64
         term.update_state(columns)
         term.finalize_state()
         assert term.level_names() == [2000, 2001]
-        assert term.encode(columns)["codes"].numpy().tolist() == [1, 0, 1, NULL_CODE]
+        as_numbers = {"year": years.astype(float)}
+        for given in (columns, as_numbers):
+            assert term.encode(given)["codes"].numpy().tolist() == [1, 0, 1, NULL_CODE]
 
 
 class TestSaving:
@@ -153,24 +154,31 @@ class TestSaving:
         clone.load_assets(str(tmp_path))
         assert clone.num_levels == term.num_levels
         assert clone.level_names() == term.level_names()
-        rows = clone.prepare({"store": [keys[0], None]})
+        rows = normalised(clone, {"store": [keys[0], None]})
         np.testing.assert_array_equal(clone.encode(rows)["codes"], term.encode(rows)["codes"])
 
 
 def test_base_leaves_the_structure_to_subclasses():
     """A term without its own methods says so, and does nothing by default."""
-    term = RandomEffect(("a",), "a")
+    term = RandomEffect(("a",), ("t",), "a")
     for call in (
-        lambda: term.prepare({}),
         lambda: term.update_state({}),
         term.finalize_state,
         term.reset_state,
+        lambda: term.codes({}, None),
         lambda: term.encode({}),
-        lambda: term.basis({}),
         term.level_names,
     ):
-        with pytest.raises(NotImplementedError):
+        with pytest.raises(NotImplementedError, match="RandomEffect must write `"):
             call()
+    assert (term.columns, term.keys, term.numbers) == (("a", "t"), ("a",), ("t",))
+    assert term.conform({}) == {}
+    assert term.inputs({}) is None
+    assert term.basis({}) is None
+    assert term.missing_share(None, 1.0) is None
     assert term.coefficient_names() == ["intercept"]
+    assert term.component_names() == ["a"]
+    assert term.formula_name is None
     np.testing.assert_array_equal(term.user_basis(), [[1.0]])
     assert not term.has_learned_basis
+    assert (term.curve_column, term.map_columns, term.fit_limits()) == (None, None, None)

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from term_contract import adapted as adapted_term
+from term_contract import normalised
 
 from keras_lmmvae import design
 from keras_lmmvae.effects import RandomIntercept, RandomSlopes
@@ -32,14 +34,11 @@ def table(time_offset: float = 0.0) -> dict:
 
 
 def adapted(data: dict, **options) -> RandomSlopes:
-    term = RandomSlopes("patient", **options)
-    term.update_state(term.prepare(data))
-    term.finalize_state()
-    return term
+    return adapted_term(RandomSlopes("patient", **options), data)
 
 
 def basis_of(term: RandomSlopes, data: dict) -> np.ndarray:
-    return term.basis(term.encode(term.prepare(data))).numpy()
+    return term.basis(term.encode(normalised(term, data))).numpy()
 
 
 def user_basis_matrix(term: RandomSlopes, data: dict) -> np.ndarray:
@@ -181,10 +180,9 @@ class TestDegreeZero:
         """The same rows of Z, without a look at the time."""
         data = table()
         slopes, intercept = adapted(data, time="t", degree=0), RandomIntercept("patient")
-        intercept.update_state(intercept.prepare(data))
-        intercept.finalize_state()
+        adapted_term(intercept, data)
         rows = {"patient": ["p3", "nobody", None]}
-        encoded, expected = (term.encode(term.prepare(rows)) for term in (slopes, intercept))
+        encoded, expected = (term.encode(normalised(term, rows)) for term in (slopes, intercept))
         np.testing.assert_array_equal(encoded["codes"], expected["codes"])
         assert slopes.basis(encoded) is None
         assert slopes.columns == intercept.columns
@@ -207,7 +205,7 @@ class TestRows:
     def test_unknown_and_null_keys(self):
         """As for intercepts."""
         term = adapted(table(), time="t")
-        rows = term.prepare({"patient": ["p1", "z", None], "t": [0.0, 0.0, 0.0]})
+        rows = normalised(term, {"patient": ["p1", "z", None], "t": [0.0, 0.0, 0.0]})
         assert term.encode(rows)["codes"].numpy().tolist() == [1, UNKNOWN_CODE, NULL_CODE]
 
     @pytest.mark.parametrize("missing", ["t", "dose"])
@@ -216,7 +214,7 @@ class TestRows:
         term = adapted(table(), **OPTIONS["both"])
         rows = {"patient": ["p1", "p1"], "t": [1.0, 1.0], "dose": [0.1, 0.1], "age": [50, 50]}
         rows[missing] = [0.5, np.nan]
-        encoded = term.encode(term.prepare(rows))
+        encoded = term.encode(normalised(term, rows))
         basis = term.basis(encoded)
         assert encoded["codes"].numpy().tolist() == [1, NULL_CODE]
         np.testing.assert_array_equal(encoded["inputs"][1], 0.0)
@@ -244,11 +242,9 @@ class TestRows:
         """Effects of the year and slopes in the year read one column of prepared rows."""
         data = {"patient": ["a", "b"] * 3, "year": np.array([1, 2, None, 4, 5, 6], object)}
         term, years = RandomSlopes("patient", time="year"), RandomIntercept("year")
-        prepared = [years.prepare(data), term.prepare(data)]
-        alone = term.prepare(data)
-        columns = {}
-        for part in prepared if keys_first else prepared[::-1]:
-            columns.update(part)
+        alone = normalised(term, data)
+        columns = normalised(years, data, term) if keys_first else normalised(term, data, years)
+        assert (alone["year"].dtype, columns["year"].dtype) == (np.float64, np.int64)
         term.update_state(columns)
         term.finalize_state()
         assert term.scaling.center == pytest.approx([18 / 5])
@@ -276,11 +272,11 @@ class TestErrors:
     def test_reset_starts_again(self):
         """Neither levels nor scales of the old rows are left."""
         term = RandomSlopes("patient", time="t")
-        term.update_state(term.prepare({"patient": ["z", "z"], "t": [100.0, 100.0]}))
+        term.update_state(normalised(term, {"patient": ["z", "z"], "t": [100.0, 100.0]}))
         with pytest.raises(ValueError, match="do not vary"):
             term.finalize_state()
         term.reset_state()
-        term.update_state(term.prepare({"patient": [1, 1], "t": [1.0, 3.0]}))
+        term.update_state(normalised(term, {"patient": [1, 1], "t": [1.0, 3.0]}))
         term.finalize_state()
         assert term.level_names() == [1]
         assert term.scaling.state() == {"center": [2.0], "spread": [1.0]}

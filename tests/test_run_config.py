@@ -1,5 +1,8 @@
 """Configurations of runs: strict keys, errors that help, and what a job makes of them."""
 
+import inspect
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +10,10 @@ import yaml
 
 import keras_lmmvae as lmm
 from keras_lmmvae.runs.command import example_config
-from keras_lmmvae.runs.config import parse_config, read_config
+from keras_lmmvae.runs.config import ModelSettings, Validation, parse_config, read_config
 from keras_lmmvae.runs.job import fingerprint, make_job
 from keras_lmmvae.runs.terms import term_mapping, terms_from
+from keras_lmmvae.simulation.splits import SplitKind
 
 MODEL = {"latent_dim": 1, "hidden_units": [4]}
 TERMS = [
@@ -41,9 +45,9 @@ class TestConfig:
     def test_example_is_a_configuration(self):
         """It parses, for the columns of the table that its first lines simulate."""
         config = parse_config(yaml.safe_load(example_config()))
-        assert config.random_effects[0].columns == ("subject", "t")
+        assert config.terms()[0].columns == ("subject", "t")
         assert config.training.epochs == 20
-        assert config.model["latent_dim"] == 2
+        assert config.model.latent_dim == 2
 
     def test_full_configuration_gives_itself(self):
         """What a run writes down is read as the same configuration."""
@@ -72,10 +76,10 @@ class TestConfig:
     def test_seed_of_training_is_the_model_s(self):
         """Unless the model is given its own."""
         seeds = [
-            parse_config({"model": {**MODEL, **own}, "training": {"seed": 3}}).model["seed"]
-            for own in ({}, {"seed": 5})
+            parse_config({"model": {**MODEL, **own}, "training": {"seed": 3}}).make_model().seed
+            for own in ({}, {"seed": 5}, {"seed": None})
         ]
-        assert seeds == [3, 5]
+        assert seeds == [3, 5, None]
 
     @pytest.mark.parametrize("given", [0.25, {"fraction": 0.25}])
     def test_validation_is_a_share_or_a_mapping(self, given):
@@ -98,29 +102,68 @@ class TestConfig:
             ({"model": {"latentdim": 2}}, "did you mean 'latent_dim'"),
             ({"model": {"random_effects": 2}}, "Unknown key 'random_effects' in `model`"),
             ({"model": {"latent_dim": 0}}, "expected an integer of at least 1"),
-            ({"model": {**MODEL, "hidden_units": 8}}, "must be a list of widths"),
-            ({"model": {**MODEL, "kl_weight": [1]}}, "Received an invalid value for `kl_weight`"),
+            (
+                {"model": {**MODEL, "hidden_units": 8}},
+                "`model.hidden_units`, expected a list of widths",
+            ),
+            (
+                {"model": {**MODEL, "kl_weight": [1]}},
+                "`model.kl_weight`, expected a finite number of at l",
+            ),
+            ({"model": {**MODEL, "noise_variance": "1e-3"}}, "`model.noise_variance`.* YAML takes"),
+            ({"model": {**MODEL, "normalize": "yes"}}, "`model.normalize`, expected true or false"),
+            ({"model": {**MODEL, "posterior": "vi"}}, "`model.posterior`, expected one of .'conj"),
+            ({"model": "x"}, "Expected a mapping for `model`, with keys out of .'latent_dim'"),
+            ({1: 2}, "Unknown key '1' in the configuration"),
             (
                 {"training": {"epoch": 1}},
                 "Unknown key 'epoch' in `training`: did you mean 'epochs'",
             ),
-            ({"training": {"epochs": "ten"}}, "`epochs`, expected an integer of at least 1"),
-            ({"training": {"batch_size": 0}}, "`batch_size`, expected an integer of at least 1"),
-            ({"training": {"learning_rate": "1e-3"}}, "YAML takes 1e-3 for text"),
-            ({"training": {"learning_rate": -1}}, "`learning_rate`, expected a finite number"),
-            ({"training": {"schedule": "step"}}, "`schedule`, expected one of"),
-            ({"training": {"patience": 0}}, "`patience`, expected an integer of at least 1"),
-            ({"training": {"seed": -1}}, "`seed`, expected an integer of at least 0"),
-            ({"training": {"validation": 1.5}}, "must lie in .0, 1."),
-            ({"training": {"validation": True}}, "must lie in .0, 1."),
-            ({"training": {"validation": {"by": "group"}}}, "`by`, expected one of"),
+            (
+                {"training": {"epochs": "ten"}},
+                "`training.epochs`, expected an integer of at least 1",
+            ),
+            (
+                {"training": {"batch_size": 0}},
+                "`training.batch_size`, expected an integer of at least 1",
+            ),
+            (
+                {"training": {"learning_rate": "1e-3"}},
+                "`training.learning_rate`.*; YAML takes 1e-3 for text",
+            ),
+            ({"training": {"learning_rate": -1}}, "`training.learning_rate`, expected a finite"),
+            ({"training": {"schedule": "step"}}, "`training.schedule`, expected one of"),
+            (
+                {"training": {"patience": 0}},
+                "`training.patience`, expected an integer of at least 1",
+            ),
+            ({"training": {"seed": -1}}, "`training.seed`, expected an integer of at least 0"),
+            ({"training": {"validation": 1.5}}, "`training.validation.fraction`, .* in .0, 1."),
+            ({"training": {"validation": True}}, "`training.validation.fraction`, .* in .0, 1."),
+            (
+                {"training": {"validation": {"by": "group"}}},
+                "`training.validation.by`, expected one",
+            ),
             ({"training": {"validation": {"by": "groups"}}}, "needs a `column`"),
             ({"training": {"validation": {"column": "a"}}}, "needs a `column`, by 'rows' none"),
-            ({"training": {"validation": {"share": 1}}}, "Unknown key 'share' in `validation`"),
-            ({"features": "a"}, "`features` must be a list of column names"),
-            ({"features": []}, "`features` must be a list of column names"),
-            ({"features": [1]}, "`features` must be a list of column names"),
-            ({"random_effects": 3}, "must be a formula such as"),
+            ({"training": {"validation": {"share": 1}}}, "Unknown key 'share' in `training.vali"),
+            ({"features": "a"}, "`features`, expected a list of column names"),
+            ({"features": []}, "`features`, expected a list of column names"),
+            ({"features": [1]}, "`features`, expected a list of column names"),
+            ({"random_effects": 3}, "`random_effects`, expected a formula such as"),
+        ],
+    )
+    def test_errors_say_what_is_wrong(self, given, message):
+        if isinstance(given, dict) and given and "modle" not in given and "qqq" not in given:
+            given = {"model": MODEL, **given}
+        with pytest.raises(ValueError, match=message) as caught:
+            parse_config(given)
+        assert "Received: " in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
             ({"random_effects": "(1 | "}, "must have a column's name as group"),
             ({"random_effects": [{"column": "a"}]}, "needs a 'type' out of"),
             ({"random_effects": [{"type": "Random"}]}, "needs a 'type' out of"),
@@ -134,14 +177,44 @@ class TestConfig:
                 "Unknown key 'colum' in the term RandomIntercept: did you mean 'column'",
             ),
             ({"random_effects": "(1 | x)"}, "kept for the features"),
+            ({"model": {**MODEL, "activation": "reel"}}, "Could not interpret activation"),
+            (
+                {"model": {**MODEL, "posterior": "amortized", "latent_epochs": 2}},
+                "`latent_epochs` goes with posterior='conjugate'",
+            ),
         ],
     )
-    def test_errors_say_what_is_wrong(self, given, message):
-        if isinstance(given, dict) and given and "modle" not in given and "qqq" not in given:
-            given = {"model": MODEL, **given}
-        with pytest.raises(ValueError, match=message) as caught:
-            parse_config(given)
-        assert "Received: " in str(caught.value)
+    def test_terms_and_model_have_their_own_errors(self, given, message):
+        """They are made before any data are read."""
+        config = parse_config({"model": MODEL, **given})
+        with pytest.raises(ValueError, match=message):
+            config.make_model()
+
+    def test_settings_of_the_model_are_its_arguments(self):
+        """Names and defaults are those of `LMMVAE`, but for what no file can hold."""
+        parameters = inspect.signature(lmm.LMMVAE.__init__).parameters
+        elsewhere = {"self", "random_effects", "encoder", "decoder", "kwargs"}
+        expected = {k: p.default for k, p in parameters.items() if k not in elsewhere}
+        expected["hidden_units"] = list(expected["hidden_units"])
+        del expected["latent_dim"]
+        settings = ModelSettings(latent_dim=1).model_dump()
+        assert settings.pop("latent_dim") == 1
+        assert settings == expected
+
+    def test_splits_are_those_of_the_simulation(self):
+        assert get_args(Validation.model_fields["by"].annotation) == get_args(SplitKind)
+
+    def test_whole_numbers_are_numbers(self):
+        config = parse_config(
+            {"model": {**MODEL, "kl_weight": 0}, "training": {"learning_rate": 10}}
+        )
+        assert config.training.learning_rate == 10.0
+        assert config.model.kl_weight == 0.0
+
+    def test_settings_cannot_be_changed(self):
+        settings = parse_config({"model": MODEL}).training
+        with pytest.raises(ValueError, match="frozen"):
+            settings.epochs = 3
 
     @pytest.mark.parametrize("text", ["model: {latent_dim: 1", "\x00", "!!python/object:os.system"])
     def test_files_that_are_no_yaml(self, tmp_path, text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -264,8 +265,41 @@ class TestFiles:
         def change(name: str, content: bytes) -> bytes:
             return content.replace(b'"num_levels": 10', b'"num_levels": 11')
 
-        with pytest.raises(ValueError, match="11|keys|shape"):
+        message = r"'folds'.*expected=\[\(2, 11, 1, 3\),.*found=\[\(2, 10, 1, 3\),"
+        with pytest.raises(ValueError, match=message):
             keras.saving.load_model(self.rewritten(path, tmp_path / "bad.keras", change))
+
+    @staticmethod
+    def with_version(version: str | None) -> Callable[[str, bytes], bytes]:
+        """Writes another version into the configuration, or none."""
+
+        def change(name: str, content: bytes) -> bytes:
+            if name != "config.json":
+                return content
+            config = json.loads(content)
+            assert config["config"].pop("version") == lmm.__version__
+            if version is not None:
+                config["config"]["version"] = version
+            return json.dumps(config).encode()
+
+        return change
+
+    @pytest.mark.parametrize("version", [None, "0.1.3", "0.1", "0.3.0", "1.2.0", "0.20.0"])
+    def test_other_versions_are_refused(self, path, tmp_path, version):
+        """A file of another minor version is an error that names both; 0.1 wrote no version."""
+        found = re.escape(f"keras_lmmvae {version or '0.1'}, and this is keras_lmmvae")
+        message = rf"saved by {found} {re.escape(lmm.__version__)}.*Received: version={version!r}"
+        bad = self.rewritten(path, tmp_path / "bad.keras", self.with_version(version))
+        with pytest.raises(ValueError, match=message):
+            keras.saving.load_model(bad)
+
+    def test_patches_of_a_version_read_its_files(self, path, data, tmp_path):
+        """The last number of the version does not matter: the loaded model is the same."""
+        later = ".".join([*lmm.__version__.split(".")[:2], "999"])
+        good = self.rewritten(path, tmp_path / "good.keras", self.with_version(later))
+        model, same = (keras.saving.load_model(file) for file in (good, path))
+        np.testing.assert_array_equal(model.reconstruct(data), same.reconstruct(data))
+        assert model.get_config()["version"] == lmm.__version__
 
     def test_failed_save_keeps_the_earlier_file(self, data, tmp_path, monkeypatch):
         """A save that fails half-way leaves the old file, and nothing beside it."""

@@ -8,11 +8,16 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
+from reference import gaussian_process_posterior
+from term_contract import normalised
 
 from keras_lmmvae import design
 from keras_lmmvae.effects import SpatialEffect
 from keras_lmmvae.effects.scaling import EARTH_RADIUS_KM
 from keras_lmmvae.effects.vocabulary import NULL_CODE
+from keras_lmmvae.kernels import Stationary
+from keras_lmmvae.mixed_model import MixedModel
+from keras_lmmvae.rows import Rows
 
 tfd = tfp.distributions
 psd = tfp.math.psd_kernels
@@ -35,18 +40,36 @@ def columns_of(points: np.ndarray, names: tuple[str, ...] = COLUMNS) -> dict:
     return dict(zip(names, points.T, strict=True))
 
 
-def adapted(
-    points: np.ndarray, num_outputs: int = 2, columns: tuple[str, ...] = COLUMNS, **options
-) -> SpatialEffect:
+def adapted(points: np.ndarray, columns: tuple[str, ...] = COLUMNS, **options) -> SpatialEffect:
+    """A term with its basis, after `adapt` on some places."""
     term = SpatialEffect(columns, **options)
-    term.update_state(term.prepare(columns_of(points, columns)))
+    term.update_state(normalised(term, columns_of(points, columns)))
     term.finalize_state()
-    term.build_posterior(num_outputs)
+    term.build_basis(is_amortized=False)
     return term
 
 
+def in_mixed_model(points: np.ndarray, effect_variance: list[float], **options) -> MixedModel:
+    """A mixed model with one term, of known effect variances."""
+    term = SpatialEffect(COLUMNS, **options)
+    term.update_state(normalised(term, columns_of(points)))
+    term.finalize_state()
+    model = MixedModel([term])
+    model.build((None, len(effect_variance)))
+    model.of(term.label).prior.assign(np.array(effect_variance))
+    return model
+
+
+def rows_at(model: MixedModel, columns: dict) -> Rows:
+    """Encoded rows at some places."""
+    (term,) = model.terms
+    encoded = term.encode(normalised(term, columns))
+    x = tf.zeros((len(encoded["codes"]), model.num_features))
+    return {"x": x, "_effects": {term.label: encoded}}
+
+
 def basis_of(term: SpatialEffect, points: np.ndarray) -> np.ndarray:
-    encoded = term.encode(term.prepare(columns_of(points, term.columns)))
+    encoded = term.encode(normalised(term, columns_of(points, term.columns)))
     return term.basis(encoded).numpy().astype(np.float64)
 
 
@@ -81,15 +104,14 @@ class TestExactBasis:
         """Ridge regression on phi = GP regression, mean and variance, seen and unseen places.
 
         The ridge's variance at a new place lacks the process's own, given the inducing points:
-        `unmodelled_variance`.
+        `missing_share`, times the effect variance.
         """
         rng = np.random.default_rng(2)
         points, elsewhere = places(25), places(40, seed=3)
         rows = np.repeat(points, 2, axis=0)
         variance, noise = 2.0, 0.5
         values = rng.normal(size=len(rows))
-        term = adapted(rows, num_outputs=1, length_scale=length_scale)
-        term.posterior.effect_variance.assign([variance])
+        term = adapted(rows, length_scale=length_scale)
 
         phi = basis_of(term, rows)
         precision = phi.T @ phi / noise + np.eye(term.basis_size) / variance
@@ -97,9 +119,8 @@ class TestExactBasis:
         coefficients = covariance @ phi.T @ values / noise
         process = KERNELS["rbf"](np.sqrt(np.float64(variance)), np.float64(length_scale))
         for new in (points, elsewhere):
-            encoded = term.encode(term.prepare(columns_of(new)))
-            basis = term.basis(encoded)
-            unmodelled = term.unmodelled_variance(encoded["codes"], basis).numpy()[:, 0]
+            basis = term.basis(term.encode(normalised(term, columns_of(new))))
+            missing = variance * term.missing_share(basis, 1.0).numpy()
             phi_new = basis.numpy().astype(np.float64)
             expected = tfd.GaussianProcessRegressionModel(
                 process, new, rows, values, observation_noise_variance=np.float64(noise)
@@ -107,39 +128,80 @@ class TestExactBasis:
             # The predictive distribution is of the process itself, without noise.
             np.testing.assert_allclose(phi_new @ coefficients, expected.mean(), atol=1e-4)
             np.testing.assert_allclose(
-                np.einsum("ij,jk,ik->i", phi_new, covariance, phi_new) + unmodelled,
+                np.einsum("ij,jk,ik->i", phi_new, covariance, phi_new) + missing,
                 expected.variance() - noise,
                 atol=1e-4,
             )
 
+    @pytest.mark.parametrize("kernel", ["rbf", Stationary("rbf") + Stationary("matern32")])
+    def test_mixed_model_is_the_gaussian_process(self, kernel):
+        """Mean and variance of a mixed model are those of GP regression, by Cholesky roots.
+
+        The effect variance is the variance of the surface, for a sum of kernels, too.
+        """
+        rng = np.random.default_rng(9)
+        points, elsewhere = places(25), places(40, seed=3)
+        model = in_mixed_model(points, [2.0, 0.3], kernel=kernel, length_scale=1.2)
+        values, noise = rng.normal(size=(25, 2)), np.array([0.5, 0.1], np.float32)
+        rows = rows_at(model, columns_of(points))
+        (effects,) = model.effects
+        basis = model.terms[0].basis(rows["_effects"]["east_north"])
+        gram = tf.matmul(basis, basis, transpose_a=True)[None]
+        effects.set_design(tf.stack([gram, gram]) / 2.0, tf.fill([2, 1], 12.5))
+        scores = tf.matmul(basis, tf.constant(values / noise, tf.float32), transpose_a=True)
+        effects.table.effects.assign(effects.table.solve(scores[None], effects.prior, noise))
+        parts = ["rbf"] if kernel == "rbf" else ["rbf", "matern32"]
+
+        def correlation(x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
+            return np.mean([kernel_matrix(part, 1.2, x1, x2) for part in parts], axis=0)
+
+        for new in (points, elsewhere, np.array([[1e3, 1e3]])):
+            found = rows_at(model, columns_of(new))
+            mean = model.contribution(found)
+            variance = model.term_variance("east_north", found, noise)
+            for f, (effect, own) in enumerate(zip((2.0, 0.3), noise, strict=True)):
+                expected, covariance = gaussian_process_posterior(
+                    effect * correlation(points, points),
+                    effect * correlation(new, points),
+                    effect * correlation(new, new),
+                    values[:, [f]],
+                    own,
+                )
+                np.testing.assert_allclose(mean[:, f], expected[:, 0], atol=1e-3)
+                np.testing.assert_allclose(variance[:, f], np.diag(covariance), atol=1e-3)
+
     def test_far_away_nothing_is_known(self):
-        """The basis is zero, finite, and all of the variance is unmodelled."""
-        term = adapted(places(20), length_scale=1.0)
-        term.posterior.effect_variance.assign([2.0, 3.0])
+        """The basis is zero, finite, and all of the variance is missing from it."""
+        model = in_mixed_model(places(20), [2.0, 3.0], length_scale=1.0)
         far = np.array([[1e3, 1e3], [1e9, -1e9], [1e30, 0.0]])
-        encoded = term.encode(term.prepare(columns_of(far)))
-        basis = term.basis(encoded)
+        rows = rows_at(model, columns_of(far))
+        basis = model.terms[0].basis(rows["_effects"]["east_north"])
         np.testing.assert_array_equal(basis, 0.0)
-        unmodelled = term.unmodelled_variance(encoded["codes"], basis)
-        np.testing.assert_array_equal(unmodelled, [[2.0, 3.0]] * 3)
+        variance = model.term_variance("east_north", rows, tf.ones(2))
+        np.testing.assert_array_equal(variance, [[2.0, 3.0]] * 3)
 
     def test_the_noise_holds_the_average_of_what_is_left_out(self):
         """Few inducing points leave a share out everywhere: only what exceeds it is added."""
-        rows = places(300)
-        term = adapted(rows, length_scale=0.3, kernel="matern12", num_inducing=20)
-        term.posterior.effect_variance.assign([2.0, 2.0])
-        basis = tf.constant(basis_of(term, rows), tf.float32)
-        codes = tf.zeros(len(rows), tf.int32)
-        gram = tf.matmul(basis, basis, transpose_a=True)
-        term.posterior.set_design(tf.stack([gram, gram]), tf.constant([300.0, 300.0]))
+        places_of_rows = places(300)
+        options = {"length_scale": 0.3, "kernel": "matern12", "num_inducing": 20}
+        model = in_mixed_model(places_of_rows, [2.0, 2.0], **options)
+        rows = rows_at(model, columns_of(places_of_rows))
+        (term,), (effects,) = model.terms, model.effects
+        basis = term.basis(rows["_effects"]["east_north"])
+        gram = tf.matmul(basis, basis, transpose_a=True)[None]
+        effects.set_design(tf.stack([gram, gram]), tf.fill([2, 1], 300.0))
+        # With hardly any noise the surface is known wherever the basis reaches.
+        noise = tf.fill([2], 1e-6)
         captured = np.square(basis).sum(axis=1)
-        excess = term.excess_variance(codes, basis).numpy()[:, 0]
+        seen = effects.table.row_variance(tf.zeros(300, tf.int32), basis, effects.prior, noise)
+        excess = (model.variance(rows, noise) - seen).numpy()[:, 0]
         expected = 2.0 * np.maximum(captured.mean() - captured, 0.0)
         np.testing.assert_allclose(excess, expected, atol=1e-4)
-        full = term.unmodelled_variance(codes, basis).numpy()[:, 0]
+        full = (model.term_variance("east_north", rows, noise) - seen).numpy()[:, 0]
+        np.testing.assert_allclose(full, 2.0 * (1.0 - captured), atol=1e-4)
         assert excess.mean() < 0.5 * full.mean()
-        far = term.excess_variance(codes[:1], tf.zeros((1, term.basis_size))).numpy()
-        np.testing.assert_allclose(far, 2.0 * captured.mean(), rtol=1e-4)
+        far = model.variance(rows_at(model, columns_of(np.array([[1e3, 1e3]]))), noise)
+        np.testing.assert_allclose(far, np.full((1, 2), 2.0 * captured.mean()), rtol=1e-4)
 
     def test_one_coordinate_is_a_line(self):
         """A process in time."""
@@ -176,9 +238,9 @@ class TestInducingPoints:
         points = places(40)
         term = SpatialEffect(COLUMNS, length_scale=1.0)
         for part in np.array_split(np.vstack([points, points]), 5):
-            term.update_state(term.prepare(columns_of(part)))
+            term.update_state(normalised(term, columns_of(part)))
         term.finalize_state()
-        term.build_posterior(2)
+        term.build_basis(is_amortized=False)
         np.testing.assert_allclose(
             term.level_names(), adapted(points, length_scale=1.0).level_names(), rtol=1e-5
         )
@@ -204,9 +266,9 @@ class TestLengthScale:
     def test_learned_from_data(self, length_scale):
         """Within 15 % of the truth."""
         points, values = self.simulated(length_scale)
-        term = adapted(points, num_outputs=20)
+        term = adapted(points)
         assert term.has_learned_basis
-        inputs = term.encode(term.prepare(columns_of(points)))["inputs"].numpy()
+        inputs = term.encode(normalised(term, columns_of(points)))["inputs"].numpy()
         term.fit_basis(inputs, values.astype(np.float32))
         assert term.fitted_length_scale == pytest.approx(length_scale, rel=0.15)
 
@@ -263,23 +325,28 @@ class TestHaversine:
         """In `adapt` and at prediction."""
         term = SpatialEffect(self.COLUMNS, metric="haversine")
         with pytest.raises(ValueError, match=r"'lon', the longitude, .*row=0, value=181.0"):
-            term.prepare({"lon": [181.0], "lat": [0.0]})
+            normalised(term, {"lon": [181.0], "lat": [0.0]})
 
 
 class TestRows:
     def test_missing_coordinates_leave_no_level(self):
-        """Null code, finite basis, and a zero row of Z."""
-        term = adapted(places(20), length_scale=1.0)
+        """Null code, finite basis, a zero row of Z, and no variance."""
+        model = in_mixed_model(places(20), [2.0, 3.0], length_scale=1.0)
         data = {"east": [1.0, np.nan, 2.0], "north": pd.array([2.0, 1.0, None], "Float64")}
-        encoded = term.encode(term.prepare(data))
+        rows = rows_at(model, data)
+        encoded, (term,) = rows["_effects"]["east_north"], model.terms
         basis = term.basis(encoded)
         assert encoded["codes"].numpy().tolist() == [0, NULL_CODE, NULL_CODE]
         np.testing.assert_array_equal(encoded["inputs"][1:], 0.0)
         assert np.isfinite(basis).all()
         contribution = design.product(tf.ones((1, term.basis_size, 2)), encoded["codes"], basis)
         np.testing.assert_array_equal(contribution[1:], 0.0)
-        unmodelled = term.unmodelled_variance(encoded["codes"], basis).numpy()
-        np.testing.assert_array_equal(unmodelled[1:], 0.0)
+        for variance in (
+            model.variance(rows, tf.ones(2)),
+            model.term_variance("east_north", rows, tf.ones(2)),
+        ):
+            np.testing.assert_array_equal(variance[1:], 0.0)
+            assert variance.numpy()[0].min() > 0.0
 
     def test_missing_coordinates_are_no_place(self):
         """Neither in the scale nor among the inducing points."""
@@ -384,11 +451,11 @@ class TestErrors:
     def test_reset_starts_again(self):
         """Old places are gone after a failure."""
         term = SpatialEffect(COLUMNS)
-        term.update_state(term.prepare(columns_of(np.full((3, 2), 1e6))))
+        term.update_state(normalised(term, columns_of(np.full((3, 2), 1e6))))
         with pytest.raises(ValueError, match="two distinct places"):
             term.finalize_state()
         term.reset_state()
-        term.update_state(term.prepare(columns_of(places(8))))
+        term.update_state(normalised(term, columns_of(places(8))))
         term.finalize_state()
         assert term.basis_size == 8
         assert max(term.scaling.center) < 10.0
@@ -401,8 +468,9 @@ class TestSaving:
             SpatialEffect(COLUMNS),
             SpatialEffect(["t"], "matern12", 2.0, "euclidean", 10, "trend", 3),
             SpatialEffect(COLUMNS, metric="haversine", length_scale=np.float32(2.0)),
+            SpatialEffect(COLUMNS, kernel=Stationary("rbf") * Stationary("matern12")),
         ],
-        ids=["defaults", "all options", "haversine"],
+        ids=["defaults", "all options", "haversine", "product of kernels"],
     )
     def test_config_round_trip(self, term):
         """Keras restores the term from its configuration."""
@@ -417,7 +485,7 @@ class TestSaving:
         term = adapted(points, length_scale=1.3)
         clone = SpatialEffect.from_config(term.get_config())
         clone.restore_adapted_state(json.loads(json.dumps(term.adapted_state())))
-        clone.build_posterior(2)
+        clone.build_basis(is_amortized=False)
         for weight, value in zip(clone.weights, term.weights, strict=True):
             weight.assign(value)
         np.testing.assert_array_equal(basis_of(clone, points), basis_of(term, points))

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_models import constant_decoder, known_model, small_model
 
 import keras_lmmvae as lmm
-from keras_lmmvae.layers import fold_moments
-from keras_lmmvae.model import equations
-from keras_lmmvae.model.rows import EFFECTS
+from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.mixed_model import equations
+from keras_lmmvae.mixed_model.half_samples import half_sample_moment
+from keras_lmmvae.rows import EFFECTS, Pass
 
 NOISE = np.array([0.5, 1.0, 2.0])
 VARIANCE = {"store": np.array([1.5, 0.2, 3.0]), "city": np.array([0.4, 2.0, 1.0]), "place": 1.0}
@@ -52,34 +54,35 @@ class Stream:
         psi = PSI if isinstance(made[0], lmm.RandomSlopes) else None
         self.model = known_model(made, data, NOISE, VARIANCE, psi)
         self.rows = self.model.encode_data(data)
-        self.equations = equations.MixedModelEquations(self.model, self.rows)
-        self.equations.set_designs()
+        self.equations = self.model.mixed_model.equations(Pass(self.rows))
         self.step = tf.function(self._step, autograph=False, reduce_retracing=True)
 
     def _step(self, rows: Any) -> None:
-        terms = self.model.elbo_terms(rows, training=True)
-        self.model.effects_fit.after_gradient(rows, terms.residual, terms.error)
+        fit = self.model.effects_fit
+        seen = self.model.infer(rows, fit.training_effects(rows).parts)
+        fit.after_gradient(rows, seen.residual, seen.error)
 
     def take(self, chosen: np.ndarray) -> Any:
         return tf.nest.map_structure(lambda value: tf.gather(value, chosen), self.rows)
 
     @property
     def tables(self) -> list[np.ndarray]:
-        return [term.posterior.fold_effects.numpy() for term in self.model.random_effects]
+        return [effects.folds.effects.numpy() for effects in self.model.mixed_model.effects]
 
     def exact(self) -> list[np.ndarray]:
         """Both folds' joint solutions; `test_blup_parity` compares the solver with dense ones."""
         before = self.tables
         self._assign([np.zeros_like(table) for table in before])
         with mock.patch.object(equations, "_FOLD_TOLERANCE", 1e-6):
-            self.equations.solve(True, lambda rows: rows["x"])
+            noise = self.model.effects_noise_variance()
+            self.equations.solve(True, lambda rows: rows["x"], noise)
         exact = self.tables
         self._assign(before)
         return exact
 
     def _assign(self, tables: list[np.ndarray]) -> None:
-        for term, table in zip(self.model.random_effects, tables, strict=True):
-            term.posterior.fold_effects.assign(table)
+        for effects, table in zip(self.model.mixed_model.effects, tables, strict=True):
+            effects.folds.effects.assign(table)
 
 
 class TestSteps:
@@ -126,9 +129,65 @@ def started(terms: list, data: dict[str, np.ndarray]) -> lmm.LMMVAE:
     """A model at the linear mixed model that training starts from."""
     model = small_model(terms, decoder=constant_decoder(3))
     model.adapt(data)
-    model.effects_fit.begin(model.encode_data(data))
+    model.effects_fit.begin(Pass(model.encode_data(data)), is_fitted=False)
     model.fitted.assign(1.0)
     return model
+
+
+def with_places(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The rows with the number of their place, 0 to 8, in the order of the coordinates."""
+    return {**data, "place": data["east"].astype(int) * 3 + data["north"].astype(int)}
+
+
+def uncorrelated_surface() -> lmm.SpatialEffect:
+    """A process whose values at two places have nothing to do with each other."""
+    return lmm.SpatialEffect(("east", "north"), length_scale=0.01, name="place")
+
+
+def indicator_of_places() -> RandomEffect:
+    """A term with one level, whose basis is the indicator of the place."""
+
+    @keras.saving.register_keras_serializable(package="tests")
+    class Indicator(RandomEffect):
+        def __init__(self, name: str = "place") -> None:
+            super().__init__((), ("place",), name)
+
+        def update_state(self, columns: dict[str, np.ndarray]) -> None:
+            pass
+
+        def finalize_state(self) -> None:
+            self.num_levels, self.basis_size = 1, 9
+
+        def reset_state(self) -> None:
+            pass
+
+        def codes(self, columns: Any, tables: Any) -> tf.Tensor:
+            return tf.zeros(tf.shape(columns["place"])[0], tf.int32)
+
+        def inputs(self, columns: Any) -> tf.Tensor:
+            return tf.cast(columns["place"], tf.float32)[:, None]
+
+        def basis(self, encoded: Any) -> tf.Tensor:
+            return tf.one_hot(tf.cast(encoded["inputs"][:, 0], tf.int32), 9)
+
+        def level_names(self) -> list[Any]:
+            return list(range(9))
+
+        def coefficient_names(self) -> list[str]:
+            return ["intercept"]
+
+    return Indicator()
+
+
+def assert_same_tables(one: lmm.LMMVAE, other: lmm.LMMVAE) -> None:
+    """Effects of the places and their standard deviations agree."""
+    for std in (False, True):
+        np.testing.assert_allclose(
+            one.random_effects_table("place", std=std),
+            other.random_effects_table("place", std=std),
+            rtol=1e-4,
+            atol=1e-5,
+        )
 
 
 class TestStart:
@@ -147,27 +206,48 @@ class TestStart:
         for intercept, slopes in zip(*tables, strict=True):
             np.testing.assert_array_equal(intercept, slopes)
 
-    def test_surface_without_correlation_is_categorical(self, monkeypatch):
-        """A process with a tiny length scale: every place is a level of its own.
+    def test_surface_without_correlation_is_categorical(self):
+        """A process with a tiny length scale has an independent effect for every place.
 
-        But for the mean of the levels, which the variances of intercepts leave out.
+        At the same variances it is the random intercept of the places. Learned, its variances
+        are those of a term whose basis is the indicator of the place.
         """
-        monkeypatch.setattr(fold_moments, "is_centred", lambda posterior: False)
-        data = make_data()
-        data["place"] = data["east"].astype(int) * 3 + data["north"].astype(int)
-        surface = lmm.SpatialEffect(("east", "north"), length_scale=0.01)
-        categorical = started([lmm.RandomIntercept("place")], data)
-        spatial = started([surface], data)
-        np.testing.assert_allclose(
-            spatial.variance_components(), categorical.variance_components(), rtol=1e-4
+        data = with_places(make_data())
+        spatial, categorical = (
+            known_model([term], data, NOISE, {"place": VARIANCE["city"]})
+            for term in (uncorrelated_surface(), lmm.RandomIntercept("place"))
         )
-        for std in (False, True):
-            np.testing.assert_allclose(
-                spatial.random_effects_table("east_north", std=std),
-                categorical.random_effects_table("place", std=std),
-                rtol=1e-4,
-                atol=1e-5,
-            )
+        for model in (spatial, categorical):
+            model.update_random_effects(data, keep_history=False)
+        assert_same_tables(spatial, categorical)
+        spatial, indicator = (
+            started([term], data) for term in (uncorrelated_surface(), indicator_of_places())
+        )
+        np.testing.assert_allclose(
+            spatial.variance_components(), indicator.variance_components(), rtol=1e-4
+        )
+        assert_same_tables(spatial, indicator)
+
+    def test_moments_of_intercepts_leave_out_the_mean_of_the_levels(self):
+        """The moments of the places' intercepts are those of the surface, less their mean's.
+
+        product = sum of B_1 B_2 - L * mean(B_1) * mean(B_2), and the factor loses one level of L.
+        """
+        data, moments = with_places(make_data()), []
+        for term in (uncorrelated_surface(), lmm.RandomIntercept("place")):
+            model = known_model([term], data, NOISE, {"place": VARIANCE["city"]})
+            noise = model.effects_noise_variance()
+            system = model.mixed_model.equations(Pass(model.encode_data(data)))
+            system.solve(True, lambda rows: rows["x"], noise)
+            (effects,) = model.mixed_model.effects
+            tables = effects.folds.effects.numpy().astype(np.float64)
+            moments.append(half_sample_moment(effects, effects.folds.effects.value, noise))
+        (product, factor), (centred_product, centred_factor) = moments
+        first, second = tables.mean(axis=(1, 2))  # of the intercepts: (2, 9, 1, p)
+        expected = product - 9.0 * first * second
+        np.testing.assert_allclose(centred_product, expected, rtol=1e-4)
+        np.testing.assert_allclose(centred_factor, factor * (1.0 - 1.0 / 9.0), rtol=1e-4)
+        assert np.abs(centred_product / product - 1.0).max() > 0.01
 
     def test_order_of_the_rows_does_not_matter(self):
         """Folds follow the rows' values, not their places: permuted rows give the same model."""

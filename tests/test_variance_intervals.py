@@ -10,7 +10,7 @@ from scipy import stats
 from small_models import constant_decoder, known_model, small_model
 
 import keras_lmmvae as lmm
-from keras_lmmvae.model.moment_intervals import FoldMoments, limits_of_variance
+from keras_lmmvae.inspection.moment_intervals import FoldMoments, limits_of_variance
 
 
 def fitted(terms: list[Any], data: dict[str, np.ndarray], **options: Any) -> lmm.LMMVAE:

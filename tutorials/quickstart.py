@@ -1,24 +1,23 @@
-"""
-Title: Quickstart: from a data frame to a picture of the random effects
-Description: Fit LMMVAE to houses of one square kilometre and see what places have in common.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Quickstart: from a data frame to a picture of the random effects
+
+Fit LMMVAE to houses and see how much the square kilometre of a house explains.
+
 ## What you will be able to do
 
-Take a data frame whose rows share a group, fit a variational autoencoder that knows about the
-groups, and read off what each group adds to each feature, with its uncertainty.
+You will fit a variational autoencoder to a data frame whose rows belong to groups. You will then
+read off how much each group adds to each feature, and how uncertain that is.
 
-The data: 25,357 houses sold in Lucas County, Ohio, with 13 features, from price to the number of
-baths. Houses of one square kilometre, a `cell`, resemble each other. A plain autoencoder takes its
-rows for independent, so its latent variables have to say where a house stands. The model here is
+The data are 25,357 houses sold in Lucas County, Ohio, with 13 features, from the price to the
+number of baths. Houses of one square kilometre, a `cell`, resemble each other. A plain
+autoencoder treats its rows as independent, so its latent variables must describe the place as
+well as the house. The model here is
 
     features = f(latent) + effect of the cell + noise
 
-where `f` is a neural network and the effects are those of a linear mixed model: one number per
-cell and feature, shrunken towards 0 where there are few houses.
+where `f` is a neural network. The effects are those of a linear mixed model. There is one number
+for each cell and feature, and it is shrunken towards 0 where a cell has few houses.
 """
 
 # %%
@@ -39,10 +38,10 @@ print(frame.iloc[:3, :4].round(2), frame["cell"].nunique(), "cells")
 """
 ## Ten lines
 
-A formula as in lme4 says which random effects there are. `from_dataframe` takes all other numeric
-columns for features. `adapt` learns which cells there are and how the features are scaled; `fit`
-first fits the mixed model without networks, then trains these while the effects follow in closed
-form. For pictures: `pip install "keras-lmmvae[plots]"`.
+The random effects are given by a formula, as in lme4. `from_dataframe` takes all other numeric
+columns as features. `adapt` learns the cells and the scale of the features. `fit` first fits the
+mixed model without networks. Then it trains the networks, and updates the effects in closed form.
+The pictures need `pip install "keras-lmmvae[plots]"`.
 """
 
 # %%
@@ -59,10 +58,11 @@ ax.figure.savefig("quickstart_effects.png", dpi=100)
 """
 ## What the picture says
 
-Every line is a cell: its effect on the log of the price and the 90 % interval; lines that leave
-out 0 are coloured, about two thirds of the cells. The cheapest are at -1.85 (`exp(-1.85)` is a
-sixth of the price in an average cell), the dearest at 1.96. The dearest one holds a single house:
-its interval is wide, and the effect has been drawn towards 0, as one row proves little.
+Each line is a cell. It shows the effect on the log of the price and its 90 % interval. Lines are
+coloured if their interval does not contain 0; these are about two thirds of the cells. The
+cheapest cell is at -1.85: `exp(-1.85)` is a sixth of the price in an average cell. The dearest
+cell is at 1.96 and has a single house. Its interval is wide, and its effect is shrunken towards
+0, because one row is little evidence.
 """
 
 # %%
@@ -78,8 +78,8 @@ print(f"{is_clear.mean():.0%} of the cells differ clearly from the average cell"
 ## Where the variance lies
 
 `variance_partition` divides the variance of each feature among the latent variables, the cells
-and the noise. On the full data 60 % of the variance of the log price and of the year built lie
-between cells; beds and floors hardly depend on the place (5 and 9 %) and are left to the latent.
+and the noise. On the full data, 60 % of the variance of the log price and of the year built lies
+between cells. Beds and floors hardly depend on the place (5 and 9 %); the latent explains them.
 """
 
 # %%
@@ -92,9 +92,10 @@ ax.figure.savefig("quickstart_variances.png", dpi=100, bbox_inches="tight")
 """
 ## Better than without?
 
-The same networks without random effects are a plain VAE. They meet two tests: rows drawn at
-random, so that most of their cells are known, and rows of cells that the models have never seen.
-The error is the mean square of standardised features: the averages of the features would get 1.
+The same networks without random effects are a plain VAE. Both models are tested twice: on random
+rows, most of whose cells are known, and on rows of cells that the models have never seen. The
+error is the mean squared error of standardised features. Predicting the mean of each feature has
+error 1.
 """
 
 
@@ -119,15 +120,16 @@ for kind, chosen in (("random rows", is_test), ("new cells", is_new)):
 
 # %% [markdown]
 """
-With random rows 0.28 falls to about 0.19. With new cells the plain VAE wins, 0.28 against 0.36: the
-features of a house give away where it stands, the plain latent carries that along, and ours has
-been freed of it. If all you want is to compress rows of groups you will never see again, stay with
-the plain VAE; a term for the place itself, `gp(easting, northing)`, also serves places between.
+On random rows the error falls from 0.28 to about 0.19. On new cells the plain VAE wins, 0.28
+against 0.36. The features of a house depend on its place. The plain latent contains the place;
+the latent of LMMVAE does not, and the effect of a new cell is unknown. If you only want to
+compress rows of groups that you have never seen, use the plain VAE. A surface over the
+coordinates, `gp(easting, northing)`, also predicts at new places.
 
 ## A cell never seen
 
-`predictive` says how sure the model is. A house whose cell is unknown gets the effect 0, which is
-the best guess, and a wider interval. Nothing fails because of a new key.
+`predictive` gives the uncertainty of a prediction. A house in an unknown cell gets the effect 0,
+which is the best guess, and a larger standard deviation. An unknown key is not an error.
 """
 
 # %%
@@ -143,13 +145,13 @@ for row, kind in enumerate(("known cell", "unknown cell")):
 
 # %% [markdown]
 """
-The effect of this cell is +0.93: 2.5 times the price of an average cell. Not knowing the cell
-doubles the standard deviation, from 0.30 to 0.60.
+The effect of this cell is +0.93, which is 2.5 times the price of an average cell. If the cell is
+not known, the standard deviation doubles from 0.30 to 0.60.
 
 ## New groups without training
 
-`update_random_effects` takes in rows of new cells with the networks frozen; a saved model keeps
-everything that it has learned.
+`update_random_effects` estimates the effects of new cells from their rows. The networks stay as
+they are. A saved model keeps everything that it has learned.
 """
 
 # %%
@@ -164,6 +166,6 @@ print("known now:", -1 in model.random_effects_table("cell").index)
 ## Next
 
 - `serving.py`: the fitted model behind TensorFlow Serving.
-- `from_lme4_and_scikit_learn.py`: what you know of mixed models and pipelines, side by side.
+- `from_lme4_and_scikit_learn.py`: lme4 and scikit-learn beside this package.
 - `your_own_encoder_and_term.py`: convolutions instead of dense layers, and your own random effect.
 """

@@ -1,21 +1,19 @@
-"""
-Title: Careers: repeated measures of the same people
-Description: Random slopes in time, trajectories with bands, and what can be said of the future.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Careers: repeated measures of the same people
+
+Random slopes in time, trajectories with their intervals, and forecasts.
+
 ## What you will be able to do
 
-Reduce the dimension of rows that are repeated measures of the same people, draw everybody's own
-curve over time with its band, and choose the right model for the question asked of it: the past
-completed, the next rows compressed, or a row forecast that nobody has seen.
+You will reduce the dimension of rows that are repeated measures of the same people. You will draw
+the curve of each person over time with its interval. You will also see that different questions
+need different models: filling in known seasons, compressing future seasons, and forecasting them.
 
-The data are batting seasons of baseball players: 13 counts a season, logged, from games to home
-runs, of 1,196 players with long careers. A career rises and falls, so every player gets a
-parabola in `t`, the years since the first season, and every calendar year an effect, for the
-game changed.
+The data are the batting seasons of 1,196 baseball players with long careers. Each season has the
+logs of 13 counts, from games to home runs. A career rises and falls, so each player has a
+parabola in `t`, the years since the first season. The game itself changed, so each calendar year
+has an effect.
 
     x = f(u) + (B0 + B1 t + B2 t^2 of the player) + year + noise
 
@@ -37,7 +35,7 @@ FEATURES = list(lmm.datasets.BASEBALL_FEATURES)
 
 
 def simulated_careers():
-    """Careers with the same columns, for those who cannot install the package."""
+    """Simulated careers with the same columns, if the package is not installed."""
     simulation = lmm.simulation.simulate_longitudinal(
         n=2000, num_features=len(FEATURES), num_subjects=120, seed=0
     )
@@ -50,7 +48,7 @@ def simulated_careers():
 try:
     seasons = lmm.datasets.load_baseball()
 except ImportError as error:
-    print(f"{error}\nSIMULATED careers instead: the text below is not about these.")
+    print(f"{error}\nSIMULATED careers instead: the text below does not describe them.")
     seasons = simulated_careers()
 if FAST:
     some = seasons["player"].drop_duplicates()[:120]
@@ -61,9 +59,10 @@ print(f"{len(seasons):,} seasons of {seasons['player'].nunique():,} players")
 """
 ## Fit
 
-Three models: no player at all; "effects first", the default, which gives the players all that
-they differ in; and "networks first" (`latent_epochs=5`), which gives them what the latent has
-left unexplained.
+Three models are compared. The plain VAE has no random effects. "Effects first" is the default:
+the effects of players and years are fitted before the networks and take most of the differences
+between players. "Networks first" (`latent_epochs=5`) trains the networks first, and the effects
+explain what the latent has left.
 """
 
 
@@ -111,13 +110,14 @@ for name, fitted in models.items():
 
 # %% [markdown]
 """
-Both starts improve on the plain VAE's 0.093 and are close to each other, 0.069 and 0.067, though
-they tell different stories, as the next sections show.
+The plain VAE has an error of 0.093. "Effects first" and "networks first" are better and close to
+each other, with 0.069 and 0.067. But they explain the data differently, as the next sections
+show.
 
 ## Careers
 
-The curve of a player is his effect over time around the average season; the band is the 90 %
-interval of the curve. Single seasons scatter around it by latent and noise.
+The curve of a player is his effect over time, added to the average season. The band is the 90 %
+interval of the curve. Single seasons differ from the curve by the latent and the noise.
 """
 
 # %%
@@ -127,13 +127,14 @@ axes[0].figure.savefig("repeated_measures_careers.png", dpi=100)
 
 # %% [markdown]
 """
-Hitters rise for ten to fifteen years and fall again, others hit next to no home run all their
-lives. Curves stay nearer to the average than the points do: a good season is part player, part
-latent.
+Some players improve for ten to fifteen years and then decline. Others hit almost no home runs in
+their whole career. The curves are closer to the average than the points, because the latent
+explains a part of each season.
 
 ## Who differs in what?
 
-The shares of each count's variance. A term with slopes has one share, that of an average row.
+The tables show the shares of the variance of each count. A term with slopes has one share, the
+average over the rows.
 """
 
 # %%
@@ -143,12 +144,14 @@ for name in ("effects first", "networks first"):
 
 # %% [markdown]
 """
-Effects first: players differ in everything, most in home runs (0.55) and walks (0.50). Networks
-first: nearly all is in the latent, for two numbers describe a season well whoever played it, and
-the players keep only what two numbers cannot say: steals, home runs, the hits by pitch. Neither
-is wrong. What groups differ in can be described by the latent or by effects; say which you want.
+With effects first, players differ in every count, most in home runs (0.55) and walks (0.50). With
+networks first, the latent explains nearly everything, because two numbers describe a season of
+any player well. The effects of the players keep only what two numbers cannot describe: steals,
+home runs and hits by pitch. Neither answer is wrong. Differences between players can be explained
+by the latent or by the effects, and the one that is fitted first takes most of them.
 
-`coefficient_covariance` is the shape that all counts share: how level and slopes go together.
+`coefficient_covariance` shows how intercept and slopes vary together. All counts share it. Here
+it is printed as correlations.
 """
 
 # %%
@@ -159,13 +162,13 @@ print(pd.DataFrame(shape / np.outer(deviations, deviations), names, names).round
 
 # %% [markdown]
 """
-Slope and curvature are tied, -0.97: who rises faster also falls faster. That is what a career is.
+Slope and curvature have a correlation of -0.97. Players who improve faster also decline faster.
 
 ## The future
 
-Now the test rows are the last fifth of the seasons by calendar year. A quarter of them is of
-players who were not there before, and the known players are asked for years beyond their data:
-their parabolas are extrapolated.
+Now the test rows are the last fifth of the seasons by calendar year. A quarter of them belongs to
+new players. For the known players, the test years lie beyond their data, so their parabolas are
+extrapolated.
 """
 
 # %%
@@ -185,15 +188,16 @@ for name, fitted in later.items():
 
 # %% [markdown]
 """
-Extrapolated parabolas do harm: effects first has 0.149 for known players, where the plain VAE has
-0.088. Networks first relies on them less and is the best for known players, 0.077; for new
-players the plain VAE is a little better, 0.080 against 0.084.
+Extrapolated parabolas do harm. For known players, effects first has an error of 0.149 and the
+plain VAE 0.088. Networks first relies less on the parabolas and is the best for known players,
+with 0.077. For new players the plain VAE is a little better, 0.080 against 0.084.
 
 ## A forecast is another question
 
-So far each model has seen the season it reconstructs. To forecast a season, leave the counts
-out: NaN is a missing cell, and a row without any is predicted from player and year alone. The
-rivals are simple: the player's last season, and the mean of all of them.
+So far each model has seen the season that it reconstructs. To forecast a season, set all its
+counts to NaN, which means missing. The row is then predicted from player and year alone. There
+are two simple forecasts to compare with: the last season of the player, and the mean of all his
+seasons.
 """
 
 # %%
@@ -207,11 +211,12 @@ for name, rival in (("last season", history.last()), ("mean season", history.mea
 
 # %% [markdown]
 """
-Here "effects first" is the best of the three, 0.89: its effects carry what a player is like. But
-the mean of a player's past seasons, 0.61, beats them all. Parabolas are made to describe careers,
-not to foretell their end: for forecasts use lower degrees, `(1 | player)`, or the simple rival.
+Here "effects first" is the best of the three models, with 0.89, because its effects describe the
+players. But the mean of the past seasons is better than all models, with 0.61. Parabolas describe
+careers well, but they do not predict how careers end. For forecasts use a lower degree, such as
+`(1 | player)`, or the mean.
 
 ## Next
 
-- several_structures.py: careers, places and categories in one model, against a known truth
+- several_structures.py: repeated measures, places and categories in one model, with a known truth
 """

@@ -1,23 +1,21 @@
-"""
-Title: Serving: from a fitted model to answers for requests
-Description: Publish LMMVAE as a SavedModel and ask it what an application would ask.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Serving: from a fitted model to answers for requests
+
+Publish LMMVAE as a SavedModel and send it the requests of an application.
+
 ## What you will be able to do
 
-Hand a fitted model to an engineer who has neither Python nor Keras: publish it, send raw keys and
-numbers, and know what comes back for a key never seen, for a missing one, and for a group of which
-there are only a few rows.
+You will publish a fitted model for someone who has neither Python nor Keras. You will send raw
+keys and numbers, and see the answers for an unseen key, a missing key, and a group with only a
+few rows.
 
-The data are 25,357 houses with 13 features (see `quickstart.py`). The model has an effect for each
-square kilometre, `cell`, and each year of sale, `syear`:
+The data are 25,357 houses with 13 features (see `quickstart.py`). The model has an effect for
+each square kilometre, `cell`, and for each year of sale, `syear`:
 
     features = f(latent) + effect of the cell + effect of the year + noise
 
-One cell is kept back: it plays the neighbourhood that is built after the model was fitted.
+One cell is held out. It stands for a neighbourhood that is built after the model was fitted.
 """
 
 # %%
@@ -52,14 +50,14 @@ model.fit(rows, epochs=2 if FAST else 15, batch_size=256, verbose=0)
 """
 ## Publish
 
-`model.export(folder)` writes a SavedModel and no more. `publish` goes further: it adds a model
-card and warm-up requests. TensorFlow answers these in a process that can import neither this
-package nor Keras. The answers are compared with the Python model's, and only then the folder
-appears under its name. A server that watches `models/houses` never sees half a version, and never
-one that answers otherwise than the model you tested.
+`model.export(folder)` only writes a SavedModel. `publish` also adds a model card and warm-up
+requests. It then loads the export with TensorFlow in a fresh process that cannot import this
+package, sends the requests, and compares the answers with those of the Python model. The folder
+gets its name only if they agree. A server that watches `models/houses` therefore never sees an
+incomplete version, or a version that answers differently from the model that you tested.
 
-TensorFlow Serving sends the warm-up requests to itself while it loads a version, so that the first
-customer does not wait for the graph to be set up. Writing them takes
+TensorFlow Serving sends the warm-up requests to itself while it loads a version. The first user
+then does not wait for the graph to be set up. Warm-up requests need
 `pip install "keras-lmmvae[serving]"`.
 """
 
@@ -73,19 +71,20 @@ print("same numbers as in Python:", published.largest_difference < 1e-4)
 
 # %% [markdown]
 """
-Keep to plain names for the columns: they become the names of inputs. TensorFlow takes ASCII
-letters, digits, `_`, `.` and `-`, so "my store" would be refused before anything is written.
+Use plain names for the columns, because they become the names of the inputs. TensorFlow allows
+ASCII letters, digits, `_`, `.` and `-`. A column "my store" is refused before anything is
+written.
 
-## Ask
+## Send a request
 
-A request holds features in their own units, and keys as they are in the data; what the model
-standardises and looks up is part of the graph. The body below is what `curl -d @request.json
-http://server:8501/v1/models/houses:predict` would send. No server is at hand in a tutorial, so
-`tf.saved_model.load` answers. It reads the folder and nothing else of the model.
+A request has the features in their own units and the keys as they are in the data. Scaling and
+look-up are part of the graph. The body below is what
+`curl -d @request.json http://server:8501/v1/models/houses:predict` would send. This tutorial has
+no server, so `tf.saved_model.load` loads the folder and its signatures answer.
 
-The three houses are the same one. The first is as it is, the second claims a cell that the model
-has never seen, the third has lost its keys: the smallest int64 stands for a missing integer key,
-the empty string for a missing text.
+The request has the same house three times. The first is unchanged. The second has a cell that the
+model has never seen. The third has no keys: the smallest int64 stands for a missing integer key,
+and the empty string for a missing text.
 """
 
 # %%
@@ -103,13 +102,11 @@ with open("request.json", "w", encoding="utf-8") as file:
     json.dump(request, file)
 
 
-served = tf.saved_model.load(str(published.folder)).signatures
-
-
 def ask(inputs, signature="serving_default"):
-    specs = served[signature].structured_input_signature[1]
-    tensors = {name: tf.constant(values, specs[name].dtype) for name, values in inputs.items()}
-    return {name: answer.numpy() for name, answer in served[signature](**tensors).items()}
+    served = tf.saved_model.load(str(published.folder)).signatures[signature]
+    types = served.structured_input_signature[1]
+    sent = {name: tf.constant(value, types[name].dtype) for name, value in inputs.items()}
+    return {name: answer.numpy() for name, answer in served(**sent).items()}
 
 
 price = model.feature_number("price")
@@ -121,16 +118,16 @@ for name in ("reconstruction", "standard_deviation"):
 
 # %% [markdown]
 """
-Nothing fails; the answers say what they know. With the cell known, the standard deviation of the
-log price is 0.29. With an unknown cell it is 0.63: the effect is taken as 0 and the variance
-between cells is added. With a missing key nothing is added, for such a row is taken to have no
-cell at all. So if a house stands somewhere, but you do not know where, send a key that does not
-exist rather than none.
+No request fails, and the answers show their uncertainty. If the cell is known, the standard
+deviation of the log price is 0.29. If the cell is unknown, it is 0.63: the effect is taken as 0,
+and the variance between cells is added. If the key is missing, nothing is added, because such a
+row is treated as having no cell. So if a house has a place that you do not know, send a key that
+does not exist, and not a missing key.
 
-## Which cell is dear?
+## Effects without rows
 
-`random_effects_<term>` returns the effects of keys without any row. An application can show them,
-or put them into a table of its own.
+`random_effects_<term>` returns the effects of keys; it needs no features. An application can show
+them or store them in a table.
 """
 
 # %%
@@ -143,11 +140,11 @@ print("standard deviation:", effects["standard_deviation"][:, price].round(2))
 """
 ## A new neighbourhood, from a few of its houses
 
-The cell kept back is unknown to the model. `condition_cell` answers given some rows of it, which
-travel along as `support`: the exact posterior of its effects given the networks, computed per
-request; the server remembers nothing. Every row of a request brings support rows of its own, with
-a mask (0 is padding), so that a server may batch the requests of different clients. The other
-term's column is needed for the support rows as well.
+The model does not know the cell that was held out. `condition_cell` answers from some rows of
+this cell, which are sent with the request as `support`. It computes the exact posterior of the
+effects, given the networks, for each request. The server stores nothing. Each row of a request
+has its own support rows and a mask (0 is padding), so a server may batch the requests of
+different clients. The support rows also need the column of the other term.
 """
 
 # %%
@@ -174,15 +171,16 @@ for size in (0, 3) if FAST else (0, 1, 3, 10, 30):
 
 # %% [markdown]
 """
-Without support the error in this cell, one of the dearest, is 0.71; with one house 0.41, with
-three 0.37, and more do not help: what is left is what houses of one cell differ in. The standard
-deviation of the effect on the log price goes on falling, from 0.56 to 0.05.
+This cell is one of the dearest. Without support the error is 0.71. With one house it is 0.41, and
+with three houses 0.37. More houses do not reduce it further, because the rest are differences
+within the cell. The standard deviation of the effect on the log price keeps falling, from 0.56 to
+0.05.
 
-## Is this house odd?
+## Is this house unusual?
 
-`anomaly_score` is the mean over the features of squared error over predictive variance: about 1
-for rows like those of training. `squared_residual` says which feature is off. Here a clerk types
-the number of bedrooms into the field of the halfbaths.
+`anomaly_score` is the mean over the features of the squared error divided by the predictive
+variance. It is about 1 for rows like those of training. `squared_residual` shows which feature is
+unusual. Here a clerk has typed the number of bedrooms into the field of the halfbaths.
 """
 
 # %%
@@ -197,13 +195,14 @@ print(f"the typing error: {answer['score'][0]:.1f}, mostly from {model.feature_n
 
 # %% [markdown]
 """
-Half of the usual houses have a score below 0.54; the typing error scores 15, and points to itself.
+Half of the usual houses have a score below 0.54. The house with the typing error has a score of
+15, and most of it comes from the wrong feature.
 
-## The card
+## The model card
 
-`assets.extra/model_card.json` travels with the model: features, terms, levels, variances, what
-happens to unknown keys, a fingerprint of the training data and the versions of everything.
-`keras-lmmvae inspect models/houses/1` prints it.
+The model card `assets.extra/model_card.json` is a part of the export. It has the features, terms,
+levels and variances, what happens to unknown keys, a fingerprint of the training data, and all
+versions. `keras-lmmvae inspect models/houses/1` prints it.
 """
 
 # %%
@@ -215,10 +214,10 @@ print(card["key_policy"])
 
 # %% [markdown]
 """
-## Tomorrow
+## The next version
 
-The new houses become known without training: one pass with the networks frozen, then the next
-version beside the first. The server loads it and drops the old one.
+The new houses are taken in without training: one pass over them, with the networks frozen. The
+next version is published beside the first. The server loads it and drops the old one.
 """
 
 # %%
@@ -230,9 +229,9 @@ print(published.folder.name, ask({"cell": [NEW_CELL]}, "random_effects_cell")["k
 """
 ## Next
 
-Where this loses: a group that is new and comes without any row is better served by a plain VAE
-(see `quickstart.py` for numbers), and only intercepts condition on the server; for slopes and
-surfaces there is `model.condition` in Python.
+There are two limits. For a new group without any row, a plain VAE is better (`quickstart.py` has
+the numbers). And only intercepts can be conditioned on the server; for slopes and surfaces use
+`model.condition` in Python.
 
 - `docs/serving.md`: all signatures with their shapes, gRPC, C++, other runtimes, speed.
 - `from_lme4_and_scikit_learn.py`: the same model beside lme4 and in a pipeline.

@@ -1,25 +1,23 @@
-"""
-Title: Labs, patients and places in one model
-Description: Fit three kinds of random effects at once and compare them with a known truth.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Labs, patients and places in one model
+
+Fit three kinds of random effects at once and compare them with a known truth.
+
 ## What you will be able to do
 
-Put categories, repeated measures and space into one model, read off whose variance is whose,
-with intervals, and know which of these numbers to believe. The data are simulated, so that every
-answer can be compared with the truth.
+You will put categories, repeated measures and space into one model. You will estimate the
+variance of each, with intervals, and learn which of these numbers to believe. The data are
+simulated, so every answer can be compared with the truth.
 
-The story: 800 patients of 100 villages come for visits. At each visit 20 substances are measured
-in the blood, by one of 40 labs, whichever is free. Three things make rows alike:
+The story is this: 800 patients from 100 villages come for visits. At each visit one of 40 labs,
+whichever is free, measures 20 substances in the blood. Rows are alike for three reasons:
 
     x = f(u) + lab + (patient's level + patient's trend * t) + surface(village) + noise
 
-A lab measures a bit too high; a patient has a level and a trend of his or her own; and
-neighbouring villages share their water. `f(u)` is what all visits have in common: a curve
-through the 20 dimensions, which the networks learn.
+A lab may measure a bit too high. A patient has a level and a trend. Neighbouring villages share
+their water. `f(u)` is a curve through the 20 dimensions, which is the same for all visits and
+which the networks learn.
 """
 
 # %%
@@ -77,8 +75,9 @@ df = df.assign(
 """
 ## One formula
 
-The terms are written as in lme4. `(1 + t | patient)` is a level and a slope in `t` for every
-patient, correlated; `gp(lon, lat)` is a smooth surface whose length scale is learned.
+The terms are written as in lme4. `(1 + t | patient)` is an intercept and a slope in `t` for each
+patient; the two may be correlated. `gp(lon, lat)` is a smooth surface whose length scale is
+learned.
 """
 
 # %%
@@ -112,14 +111,14 @@ model = models["labs, patients and places"]
 
 # %% [markdown]
 """
-Each structure that is left out goes somewhere else, mostly into the error. The map hardly seems
-to be needed, for the 12 or so earlier visits of a patient say more than the village does. We
-come back to that below.
+If a structure is left out, its variance goes elsewhere, mostly into the error. The map seems
+hardly necessary, because about 12 earlier visits of a patient tell more than the village. The
+section on new patients comes back to this.
 
 ## Is each part where it belongs?
 
-`predictive` splits every prediction into its terms. In a simulation each can be compared with
-what was put in.
+`predictive` splits each prediction into its terms. In a simulation each term can be compared with
+the truth.
 """
 
 # %%
@@ -133,8 +132,9 @@ for name, contribution in prediction.contributions.items():
 """
 ## Variance components, with intervals
 
-`variance_intervals` has a lower and an upper limit for every component and substance. Averages
-over the substances, and in how many of the 20 the interval of 90 % holds the truth:
+`variance_intervals` has a lower and an upper limit for each component and substance. The table
+shows averages over the substances, and the share of the 20 substances whose 90 % interval
+contains the truth.
 """
 
 # %%
@@ -156,18 +156,20 @@ print(f"length scale {scale:.2f}, true {villages.settings['squared_length_scale'
 
 # %% [markdown]
 """
-Labs and patients are told well on average. The intervals of the patients hold the truth in 55 to
-75 % of the substances only. A likely reason stands in the last line: the noise is overestimated,
-0.60 for 0.50, as it holds what the networks have not learned, and all intervals take the networks
-as known. The surface is the hard one: there is one of it, its variance trades
-with its length scale (0.22 was found, 0.32 is true), and its estimate, 1.30, is far below 2.06.
-Its map is good all the same: the correlation with the truth is 0.99. Trust maps sooner than the
-variance of a single surface.
+The variances of labs and patients are right on average. But the intervals of the patients contain
+the truth for only 55 to 75 % of the substances. A likely reason is in the last row: the noise
+variance is overestimated, 0.60 instead of 0.50. It includes what the networks have not learned,
+while all intervals treat the networks as known.
+
+The surface is the hardest. There is only one surface, and its variance cannot be separated well
+from its length scale (0.22 was found, 0.32 is true). The estimate of 1.30 is far below 2.06. The
+map is good all the same: its correlation with the truth is 0.99. Trust the map of a single
+surface more than its variance.
 
 ## The map
 
-Effects can be asked for anywhere. A grid of rows without values and with a patient and a lab
-that nobody knows leaves the surface. The circles are the villages, in the colour of the truth.
+The surface can be predicted anywhere. The rows of the grid have no known patient and no known
+lab, so only the surface contributes. The circles are the villages, in the colour of the truth.
 """
 
 # %%
@@ -195,9 +197,8 @@ ax.figure.savefig("several_structures_map.png", dpi=100)
 """
 ## Why a term matters that does not lower the error
 
-Without the map, whatever a village does to its people has to be called a property of the
-patients. That does no harm as long as the same patients come back. So let the test rows be of
-patients never seen, in villages that are known:
+Without the map, the effect of a village is attributed to its patients. That does no harm as long
+as the same patients come back. Now the test rows are of patients never seen, in known villages:
 """
 
 # %%
@@ -210,14 +211,14 @@ print(without.round(2))
 
 # %% [markdown]
 """
-The error of known patients hardly told the two models apart, 0.65 and 0.63. For new patients it
-is 3.31 against 1.30: without the map the intercepts of the patients took the villages in, their
-variance is 2.51 instead of 0.5, and whoever is new has none. Without the patients' term, labs
-alone have 2.54; a term that explains the wrong thing is worse than none.
+For known patients the two models have almost the same error, 0.65 and 0.63. For new patients the
+errors are 3.31 and 1.30. Without the map, the intercepts of the patients include the villages:
+their variance is 2.51 instead of 0.5. A new patient has no intercept, so the village is lost. The
+model with labs alone has 2.54. A term that explains the wrong thing is worse than no term.
 
-## Whose variance is it?
+## Where the variance lies
 
-`variance_partition` divides each substance's variance among latent, terms and noise.
+`variance_partition` divides the variance of each substance among latent, terms and noise.
 """
 
 # %%
@@ -227,10 +228,10 @@ print(model.variance_partition(train).mean(axis=1).round(2))
 
 # %% [markdown]
 """
-Most of what differs is where (0.36) and who (0.26); the latent, which is all that a plain VAE has,
-explains 0.08.
+Most of the variance is due to the place (0.36) and the patient (0.26). The latent explains 0.08,
+and a plain VAE has nothing else.
 
 ## Next
 
-- many_categories.py, repeated_measures.py and space.py: each structure by itself, on real data
+- many_categories.py, repeated_measures.py and space.py: each structure alone, on real data
 """

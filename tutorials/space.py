@@ -1,24 +1,22 @@
-"""
-Title: Maps: houses and their neighbourhoods
-Description: A smooth surface over coordinates for every measurement, and what it is good for.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Maps: houses and their neighbourhoods
+
+A smooth surface over the coordinates for each measurement, and what it is good for.
+
 ## What you will be able to do
 
-Reduce the dimension of rows that lie on a map, draw what the place does to each measurement and
-how sure that is, and predict at places where there are no data.
+You will reduce the dimension of rows that have coordinates. You will draw a map of the effect of
+the place on each measurement, with its uncertainty, and predict at places without data.
 
-The data come with the package: 25,357 houses sold in Lucas County, Ohio, with 13 measurements
-and coordinates in metres. Neighbouring houses resemble each other.
+The data come with the package. They are 25,357 houses sold in Lucas County, Ohio, with 13
+measurements and coordinates in metres. Neighbouring houses resemble each other.
 
     x = f(u) + surface(easting, northing) + noise
 
-`f(u)` describes the house itself, by a latent of two dimensions. The surface describes the
-neighbourhood: a Gaussian process for every measurement. How far it reaches is learned, and the
-13 measurements share that length scale.
+`f(u)` describes the house itself by a latent of two dimensions. The surface describes the
+neighbourhood. It is a Gaussian process for each measurement. Its length scale says over which
+distance houses resemble each other. It is learned, and the 13 measurements share it.
 """
 
 # %%
@@ -42,8 +40,9 @@ print(features.columns.to_list())
 """
 ## Two kinds of test rows
 
-Houses at random, whose neighbours are in the training rows, and all houses of a tenth of the
-square kilometres (`cell`): places without data, up to half a kilometre from the next house.
+The first kind are random houses, whose neighbours are among the training rows. The second kind
+are all houses of a tenth of the square kilometres (`cell`). These are places without data, up to
+half a kilometre from the next house.
 """
 
 # %%
@@ -62,9 +61,10 @@ scale = train["x"].std(axis=0)
 """
 ## Fit
 
-Four models with the same networks: without any place; with a random intercept for every square
-kilometre, as if a cell knew nothing of the next one; and with the surface, once with the effects
-first, which is the default, once with the networks first (`latent_epochs=5`).
+Four models have the same networks. The first does not use the place. The second has a random
+intercept for each square kilometre, and treats neighbouring cells as unrelated. The third and
+fourth have the surface. The third fits the effects first, which is the default. The fourth trains
+the networks first (`latent_epochs=5`).
 """
 
 
@@ -102,10 +102,11 @@ for name, fitted in models.items():
 
 # %% [markdown]
 """
-A cell is a square kilometre and knows its own houses only: for known places it is as good as the
-surface, for new ones, 0.30, it is worse than no place at all. The surface knows the neighbourhood:
-0.18 for new places, better than the plain VAE's 0.21. Here "networks first" gains nothing (0.19),
-for a surface has something to say of new places, too.
+The intercept of a cell is estimated from the houses of that cell only. For known places it is as
+good as the surface. For new places it has an error of 0.30, which is worse than not using the
+place. The surface also uses the neighbouring houses. For new places it has 0.18, which is better
+than the 0.21 of the plain VAE. Here "networks first" gains nothing (0.19), because a surface also
+predicts at new places.
 
 ## What belongs to the place?
 """
@@ -120,13 +121,15 @@ print(f"length scale {reach:.1f} km")
 
 # %% [markdown]
 """
-Prices and lots belong to the place (0.67 and 0.77), as does the year built: towns grow outwards.
-Bedrooms, bathrooms and the garage belong to the house. Floors and living area are in between. One
-length scale, learned by marginal likelihood, serves all 13 features: 4.2 km.
+The place explains most of the variance of prices and lots (0.67 and 0.77). It also explains the
+year built, because towns grow outwards. Bedrooms, bathrooms and the garage depend on the house.
+Floors and living area are in between. All 13 features share one length scale of 4.2 km, which was
+learned by marginal likelihood.
 
-## The map, and how sure it is
+## The map and its uncertainty
 
-The effect of the place on the log of the price, and its standard deviation.
+The first map shows the effect of the place on the log of the price. The second shows its standard
+deviation.
 """
 
 # %%
@@ -146,14 +149,14 @@ for kind, rows in tests.items():
 
 # %% [markdown]
 """
-Between the cheapest and the dearest places, the outer twentieths left out, lies a factor of
-`exp(1.87)`, six and a half, for the same house otherwise. The standard deviation is small where
-many houses stand, and larger at places nobody has sold a house at: 0.27 against 0.20.
+Between the 5 % and the 95 % quantile, the price of the same house differs by a factor of
+`exp(1.87)`, which is six and a half. The standard deviation is small where there are many houses.
+It is larger at places without data: 0.27 against 0.20.
 
 ## Latents without the place
 
-The same two latents, coloured by the year the house was built: of the plain VAE, and of the
-model with the surface.
+The two pictures show the latents of the plain VAE and of the model with the surface. The colour
+is the year in which the house was built.
 """
 
 # %%
@@ -164,11 +167,13 @@ for name in ("plain VAE", "surface"):
 
 # %% [markdown]
 """
-Both latents still show the year, for it decides how a house looks and not only where it stands. The
-plain latent orders it better: in the other model the place has taken its share.
+Both latents still show the year, because houses of different years differ in more than their
+place. The plain latent orders the years better. In the other model the surface explains a part of
+them.
 
-Where this loses: a surface is smooth. What changes from one side of a street to the other, school
-districts for instance, is better told by `(1 | district)` beside it.
+A limit of this model: a surface is smooth. Differences from one side of a street to the other,
+for instance between school districts, are better described by an additional term
+`(1 | district)`.
 
 ## Next
 

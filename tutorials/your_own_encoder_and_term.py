@@ -1,16 +1,14 @@
-"""
-Title: Your own encoder and your own random-effects term
-Description: A convolutional LMMVAE on scanned digits, and a seasonal term written by hand.
-Accelerator: None
-"""
-
 # %% [markdown]
 """
+# Your own encoder and your own random-effects term
+
+A convolutional LMMVAE on scanned digits, and a seasonal term written by hand.
+
 ## What you will be able to do
 
-You will put your own networks into `LMMVAE`, here convolutions for small images. You will also
-write a random-effects term of your own, here a season per store, and save and load a model
-that uses it.
+You will put your own networks into `LMMVAE`; here they are convolutions for small images. You
+will also write your own random-effects term, here a season for each store. You will save and load
+a model that uses it.
 """
 
 # %%
@@ -25,9 +23,6 @@ from sklearn.datasets import load_digits
 
 import keras_lmmvae as lmm
 from keras_lmmvae.effects.grouped_effect import GroupedEffect
-from keras_lmmvae.effects.scaling import finite_or_zero
-from keras_lmmvae.effects.vocabulary import NULL_CODE
-from keras_lmmvae.validation import as_float_column
 
 FAST = os.environ.get("KERAS_LMMVAE_FAST") == "1"
 
@@ -35,9 +30,9 @@ FAST = os.environ.get("KERAS_LMMVAE_FAST") == "1"
 """
 ## Digits from many scanners
 
-The digits of scikit-learn have 8 x 8 pixels from 0 to 16. We pretend that each image went
-through one of 20 scanners. Each scanner adds its own background, a smooth pattern. The
-patterns are simulated, so the truth is known.
+The digits of scikit-learn have 8 x 8 pixels from 0 to 16. We pretend that each image went through
+one of 20 scanners. Each scanner adds its own background, a smooth pattern. The patterns are
+simulated, so the truth is known.
 """
 
 # %%
@@ -58,9 +53,9 @@ rows, held_out = lmm.simulation.take(images, train), lmm.simulation.take(images,
 ## A convolutional encoder and decoder
 
 The model hands the encoder flat rows `(b, 64)` and wants hidden units `(b, h)` back. So a
-`Reshape` comes first and a `Flatten` last. The heads for the latent's mean and variance are
-put on top by the model. The decoder turns the latent `(b, d)` into flat rows `(b, 64)`.
-Both work in standardised units, so the last layer has no activation.
+`Reshape` comes first and a `Flatten` last. The heads for the latent's mean and variance are put
+on top by the model. The decoder turns the latent `(b, d)` into flat rows `(b, 64)`. Both work in
+standardised units, so the last layer has no activation.
 
 A given network brings its own initial weights. `keras.utils.set_random_seed` fixes them.
 """
@@ -131,13 +126,14 @@ for is_convolutional in (True,) if FAST else (False, True):
 
 # %% [markdown]
 """
-The clean digit is what counts: with the effect the convolutional model's error against it is 3.96,
-without it 14.9, for the scanner's pattern then goes through the latent like everything else.
+The error against the clean digit is the important one. For the convolutional model it is 3.96
+with the effect and 14.9 without. Without the effect, the latent also encodes the pattern of the
+scanner.
 
 ## The scanners' patterns, recovered
 
-`model` is now the convolutional one with the effect. Its table of effects has one row per
-scanner and one column per pixel. A row is a picture.
+`model` is now the convolutional model with the effect. Its table of effects has one row for each
+scanner and one column for each pixel. A row is a picture.
 """
 
 # %%
@@ -168,21 +164,22 @@ figure.savefig("scanners.png", dpi=110)
 ## A term of your own: a season per store
 
 A term says which columns it reads, which level a row belongs to and what the row's basis is.
-The model does the rest: closed-form effects, variances, tables, intervals, saving.
+The model does the rest: checks of the columns, closed-form effects, variances, tables, saving,
+serving.
 
     x[i] = f(u[i]) + A[l] sin(2 pi month[i] / 12) + B[l] cos(2 pi month[i] / 12) + ...
 
-`GroupedEffect` already knows levels and their keys. What is left to write:
+`GroupedEffect` already knows the levels and their keys. It takes the names of the column with
+the keys and of further columns with numbers. What is left to write:
 
-- `prepare` checks the columns on the host,
-- `encode` gives codes and numbers as tensors, also in input pipelines and when served,
-- `basis` turns the numbers into `(b, m)`,
+- `inputs` gives the numbers that the basis needs, `(b, c)`, by TensorFlow operations,
+- `basis` turns them into basis functions, `(b, m)`,
 - `coefficient_names` names the `m` coefficients,
-- `get_config` gives back the arguments of `__init__`.
+- `get_config` returns the arguments of `__init__`.
 
-Sine and cosine share one variance, so every phase is equally likely beforehand. Set
-`learn_coefficient_covariance = True` in the class to learn their covariance instead. The decorator
-registers the class, so that a saved model finds it.
+Sine and cosine share one variance, so all phases have the same prior probability. Set
+`learn_coefficient_covariance = True` in the class to learn their covariance instead. The
+decorator registers the class, so that Keras finds it when it loads a model.
 """
 
 
@@ -196,13 +193,8 @@ class Season(GroupedEffect):
         self.month = month
         self.basis_size = 2
 
-    def prepare(self, data):
-        return {**super().prepare(data), self.month: as_float_column(self.month, data[self.month])}
-
-    def encode(self, columns, tables=None):
-        codes = self.grouping.lookup(columns[self.column], tables)
-        month, is_known = finite_or_zero(tf.cast(columns[self.month], tf.float32))
-        return {"codes": tf.where(is_known, codes, NULL_CODE), "inputs": month[:, None]}
+    def inputs(self, columns):
+        return tf.cast(columns[self.month], tf.float32)[:, None]
 
     def basis(self, encoded):
         angle = encoded["inputs"] * (2 * np.pi / 12)  # (b, 1)
@@ -210,9 +202,6 @@ class Season(GroupedEffect):
 
     def coefficient_names(self):
         return ["sine", "cosine"]
-
-    def typical_values(self):
-        return {self.month: 6.0}
 
     def get_config(self):
         return {**super().get_config(), "month": self.month}
@@ -222,8 +211,9 @@ class Season(GroupedEffect):
 """
 ## Does it find the season?
 
-40 stores, 10 measurements, a latent wave `u`, a level per store and a season per store and
-measurement. The intercept and the season both read the column "store".
+The simulated data have 40 stores and 10 measurements. Each row has a latent `u`, and each store
+has a level and a season for each measurement. The intercept and the season both read the column
+"store".
 """
 
 # %%
@@ -265,8 +255,8 @@ print(f"season: correlation with the truth {correlation:.3f}, variance {variance
 """
 ## Save and load
 
-The file holds the arguments, the keys and the weights, not the code of your class. Where the
-model is loaded, the class must have been imported.
+The file contains the arguments, the keys and the weights, but not the code of your class. Import
+the class before you load the model.
 """
 
 # %%
@@ -279,6 +269,6 @@ print("the loaded model gives the same reconstructions:", same)
 """
 ## Next
 
-- The quickstart shows intervals, and how new rows and new groups are taken in.
+- `quickstart.py` shows intervals, and how new rows and new groups are taken in.
 - `RandomSlopes` and `SpatialEffect` in `keras_lmmvae/effects` are longer examples of terms.
 """

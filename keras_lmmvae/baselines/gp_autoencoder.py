@@ -20,7 +20,7 @@ _FIRST_LENGTH_SCALE = 0.5  # initial length scale of standardised coordinates an
 _FIRST_SUBJECT_SCALE = 1.0  # initial standard deviation of subject vectors, as in their prior
 
 
-class GPAutoencoder(keras.layers.Layer):
+class GPAutoencoder(keras.Layer):
     """Encoder, decoder and trainable parameters of the kernel, in standardised units.
 
         k(a, a') = product over parts{ exp(-|a_part - a'_part|**2 / (2 length_scale_part**2)) }

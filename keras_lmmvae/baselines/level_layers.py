@@ -9,7 +9,7 @@ import tensorflow as tf
 __all__ = ["LevelTable", "OneHotDense"]
 
 
-class LevelTable(keras.layers.Layer):
+class LevelTable(keras.Layer):
     """Embedding of levels. A negative code gives zeros.
 
         output[i, k] = table[codes[i, k]] if codes[i, k] >= 0 else 0
@@ -21,7 +21,7 @@ class LevelTable(keras.layers.Layer):
         num_levels: Positive int, levels of all factors together.
         width: Positive int, length of the vectors.
         initializer: Keras initializer of the table.
-        **kwargs: Arguments of `keras.layers.Layer`.
+        **kwargs: Arguments of `keras.Layer`.
 
     Call arguments:
         codes: Int tensor `(b, K)`.
@@ -56,7 +56,7 @@ class LevelTable(keras.layers.Layer):
         return tf.where((codes >= 0)[..., None], rows, tf.zeros_like(rows))
 
 
-class OneHotDense(keras.layers.Layer):
+class OneHotDense(keras.Layer):
     """Dense layer on the features and the one-hot coded levels, without the one-hot columns.
 
         output[i] = activation(x[i] @ kernel + sum{ table[codes[i, k]] : k=1...K } + bias)
@@ -72,7 +72,7 @@ class OneHotDense(keras.layers.Layer):
         num_levels: Positive int, levels of all factors together, `q`.
         activation: Activation.
         seed: Optional int that fixes the initial weights.
-        **kwargs: Arguments of `keras.layers.Layer`.
+        **kwargs: Arguments of `keras.Layer`.
 
     Call arguments:
         x: Float tensor `(b, p)`.

@@ -11,7 +11,7 @@ __all__ = ["RecurrentAutoencoder"]
 _LOG_VAR_BOUNDS = (-14.0, 6.0)
 
 
-class RecurrentAutoencoder(keras.layers.Layer):
+class RecurrentAutoencoder(keras.Layer):
     """Encoder and decoder of whole sequences, in standardised units.
 
         q(u[s]) = Normal(mean(h), exp(log_var(h))),  h = last state of LSTM((x[1], t[1]), ...)

@@ -163,8 +163,8 @@ def check_noise_floor(model: FittedModel) -> Iterator[Finding]:
 def check_length_scales(model: FittedModel) -> Iterator[Finding]:
     """Learned length scales at a bound of their search, of terms that have effects."""
     for term, effects in model.mixed_model.pairs():
-        limits = term.fit_limits()
-        if limits is None or _is_absent(_prior_share(effects)):
+        limits, length_scale = term.fit_limits(), term.fitted_length_scale
+        if limits is None or length_scale is None or _is_absent(_prior_share(effects)):
             continue  # Any length scale fits a surface that is 0.
         scale, low, high = limits
         if scale <= low * LENGTH_SCALE_MARGIN:
@@ -179,9 +179,9 @@ def check_length_scales(model: FittedModel) -> Iterator[Finding]:
             "length_scale_bound",
             "warning",
             f"term '{term.label}'",
-            {"length_scale": term.fitted_length_scale, "standardised": scale},
+            {"length_scale": length_scale, "standardised": scale},
             f"The length scale of '{term.label}' is at the {side} bound of its search, "
-            f"{term.fitted_length_scale:.4g}. {meaning}.",
+            f"{length_scale:.4g}. {meaning}.",
             remedy,
         )
 

@@ -241,6 +241,11 @@ class RandomEffect(keras.Layer):
         """What `fit_basis` has learned, with the limits of its search: (value, low, high)."""
         return None
 
+    @property
+    def fitted_length_scale(self) -> float | None:
+        """The length scale that `fit_basis` has learned, in the columns' units; `None`: none."""
+        return None
+
     def missing_share(self, basis: tf.Tensor | None, variance: tf.Tensor | float) -> Any:
         """Share of the prior variance of rows that the basis leaves out, `(b,)`; `None`: none.
 

@@ -45,6 +45,9 @@ class SpatialEffect(RandomEffect):
         x[i] = f(u[i]) + B(s[i]) + e[i]
         B[:, f] ~ GaussianProcess(0, effect_variance[f] * kernel(s, s'))
 
+    A kernel is divided by its own variance `kernel(s, s)`, so that `effect_variance` is the
+    variance of the surface for a sum of kernels, too.
+
     The process is written as `phi(s) @ coefficients` with Karhunen-Loeve features `phi` of the
     kernel on inducing points. This is exact if every distinct location is an inducing point (up to
     `num_inducing` locations). Otherwise it is a projection of the process. The effect at new

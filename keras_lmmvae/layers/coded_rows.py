@@ -15,14 +15,14 @@ __all__ = ["check_shapes", "unpack", "working_dtype"]
 Shape = tuple[int | None, ...]
 
 
-def working_dtype(layer: keras.layers.Layer) -> tf.DType:
+def working_dtype(layer: keras.Layer) -> tf.DType:
     """Float type to add and solve in: the layer's own, but never less than float32."""
     compute = tf.as_dtype(layer.compute_dtype)
     return tf.float32 if compute.size < 4 else compute
 
 
 def check_shapes(
-    layer: keras.layers.Layer, first: str, shapes: Sequence[Any], axes: tuple[int, ...] = (2, 3)
+    layer: keras.Layer, first: str, shapes: Sequence[Any], axes: tuple[int, ...] = (2, 3)
 ) -> tuple[Shape, Shape, Shape | None]:
     """Checks the shapes of `[first, codes]` or `[first, codes, basis]` and returns all three.
 
@@ -49,7 +49,7 @@ def check_shapes(
 
 
 def unpack(
-    layer: keras.layers.Layer, first: str, inputs: Sequence[Any], axes: tuple[int, ...] = (2, 3)
+    layer: keras.Layer, first: str, inputs: Sequence[Any], axes: tuple[int, ...] = (2, 3)
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
     """The checked inputs: floats in `working_dtype`, codes in int32.
 

@@ -15,7 +15,7 @@ __all__ = ["DesignMatrixLayer"]
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class DesignMatrixLayer(keras.layers.Layer):
+class DesignMatrixLayer(keras.Layer):
     """Gives every row the effects of its level: the rows of `Z @ B`.
 
         (Z @ B)[i] = B[codes[i]]                                   random intercepts

@@ -20,7 +20,7 @@ METHODS = ("mean", "posterior")
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class RandomEffectsAggregator(keras.layers.Layer):
+class RandomEffectsAggregator(keras.Layer):
     """Makes one table of effects out of rows: level means, or the posterior mean of B.
 
     "mean", the paper's: the rows' codes (draws of an encoder) are averaged by level.

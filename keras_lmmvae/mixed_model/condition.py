@@ -70,7 +70,7 @@ def condition(
     inverse = effects.prior.inverse_block(dtype)
     earlier = tf.matmul(known.gram, known.mean) + noise * tf.matmul(inverse, known.mean) / variance
     gram = known.gram[:, None] + tf.einsum("bsf,bsi,bsj->bfij", cells, basis, basis)
-    posterior = None
+    posterior: LevelPosterior
     left_out = tf.matmul(basis, tf.broadcast_to(known.mean, tf.shape(_like(basis, cells))))
     for _ in range(ROUNDS):
         residual = tf.cast(residual_of(left_out), dtype)

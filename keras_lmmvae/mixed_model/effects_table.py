@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 
 from keras_lmmvae import design, linalg
 from keras_lmmvae.mixed_model.prior import LevelPrior
+from keras_lmmvae.validation import received
 
 __all__ = ["EffectsTable", "Increment"]
 
@@ -64,6 +65,7 @@ class EffectsTable(keras.Layer):
         self.num_features = num_features
         self.by_fold = by_fold
         self.has_design = has_design
+        self._saved_shapes: tuple[tuple[int, ...], ...] = ()
 
     def build(self, input_shape: Any = None) -> None:
         folds = (design.NUM_FOLDS,) if self.by_fold else ()
@@ -109,10 +111,7 @@ class EffectsTable(keras.Layer):
 
     def _rows(self, weight: Any, codes: tf.Tensor, fold: tf.Tensor | None) -> tf.Tensor:
         """What a weight holds for the levels of rows; of level 0 for rows without one."""
-        clipped = tf.maximum(codes, 0)
-        if fold is None:
-            return tf.gather(weight.value, clipped)
-        return tf.gather_nd(weight.value, tf.stack([fold, clipped], axis=1))
+        return design.level_rows(weight.value, codes, fold)
 
     def _variance(
         self, eigenvalues: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
@@ -328,6 +327,23 @@ class EffectsTable(keras.Layer):
         if not self.has_design:
             return []
         return [(self.gram, copy.gram), (self.count, copy.count)]
+
+    def load_own_variables(self, store: Any) -> None:
+        """Takes the weights of a file.
+
+        Raises:
+            ValueError: If they are those of a table of another size.
+        """
+        expected = [tuple(weight.shape) for weight in self.weights]
+        found = tuple(tuple(store[str(number)].shape) for number in range(len(store.keys())))
+        # Keras tries a layer that failed once more, at a path where there are no weights.
+        self._saved_shapes = found or self._saved_shapes
+        if list(self._saved_shapes) != expected:
+            raise ValueError(
+                f"The weights of '{self.name}' are those of a table of another size. "
+                + received(expected=expected, found=list(self._saved_shapes))
+            )
+        super().load_own_variables(store)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -265,7 +265,7 @@ class MixedModel(keras.Layer):
             return
         fit = SimulatedFit(equations, noise_variance, by_fold, seed, has_noise=True)
         together, ratios = variance_ratios(fit)
-        values = np.array(self.variance_ratios)
+        values = np.array(keras.ops.convert_to_numpy(self.variance_ratios))
         values[0 if by_fold else 1] = together
         self.variance_ratios.assign(values)
         if by_fold:

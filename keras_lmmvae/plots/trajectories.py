@@ -71,14 +71,14 @@ def plot_trajectories(
     number = model.feature_number(feature)
     check_positive("num_levels", num_levels, integer=True, minimum=1)
     width = half_width(level)
-    codes = level_codes(model, found, data)
+    codes, column = level_codes(model, found, data), str(found.curve_column)
     chosen = _most_frequent(codes, num_levels) if levels is None else _codes_of(found, levels)
     panels = _panels(axes, len(chosen))
     prediction = model.predictive(data)
     average = float(prediction.population[:, number].mean())
     own = prediction.contributions[term][:, number]
     others = (prediction.mean - prediction.population)[:, number] - own
-    values, time = feature_values(data, number), np.asarray(data[found.curve_column], np.float64)
+    values, time = feature_values(data, number), np.asarray(data[column], np.float64)
     names = found.level_names()
     for panel, code in zip(panels, chosen, strict=True):
         rows = np.flatnonzero(codes == code)
@@ -88,7 +88,7 @@ def plot_trajectories(
             )
         base = average + float(others[rows].mean())
         grid = np.linspace(time[rows].min(), time[rows].max(), _GRID)
-        effect, deviation = _curve(model, term, data, rows[0], found.curve_column, grid)
+        effect, deviation = _curve(model, term, data, rows[0], column, grid)
         curve, band = base + effect[:, number], width * deviation[:, number]
         panel.axhline(base, color="0.5", linestyle="--", linewidth=1, label="average subject")
         panel.fill_between(
@@ -98,7 +98,7 @@ def plot_trajectories(
         panel.plot(grid, curve, color=COLOURS[0], label="fitted curve")
         panel.plot(time[rows], values[rows], ".", color="black", label="rows")
         panel.set_title(str(names[code]), fontsize=10)
-    _finish(panels, feature_title(model, number), found.curve_column)
+    _finish(panels, feature_title(model, number), column)
     return panels
 
 

@@ -1,27 +1,25 @@
-"""What `keras-lmmvae fit`, `evaluate` and `transform` do."""
+"""The commands of `keras-lmmvae`.
+
+A command checks what it is given before it imports TensorFlow, so a mistake is told at once.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from keras_lmmvae.errors import received
+from keras_lmmvae.runs.folder import RunFolder, find_model, load_run
+from keras_lmmvae.runs.start import start_tensorflow
+from keras_lmmvae.runs.tables import check_suffix, check_table, read_table, write_table
 
-from keras_lmmvae.data_frame import from_dataframe
-from keras_lmmvae.export.command import load_run
-from keras_lmmvae.feature_names import listed
-from keras_lmmvae.runs.config import read_config
-from keras_lmmvae.runs.folder import CONFIG, RunFolder
-from keras_lmmvae.runs.job import Job, make_job
-from keras_lmmvae.runs.running import job_files, run_job
-from keras_lmmvae.runs.scores import score
-from keras_lmmvae.runs.summary import feature_table, score_table
-from keras_lmmvae.runs.tables import check_suffix, read_table, write_table
-from keras_lmmvae.runs.transform import transform_rows
-from keras_lmmvae.validation import received
+if TYPE_CHECKING:
+    from rich.console import Console
 
-__all__ = ["evaluate", "example_config", "fit", "transform"]
+__all__ = ["evaluate", "example_config", "export", "fit", "inspect", "transform"]
 
+_EXTRA_ASSETS = "assets.extra"
 _EXAMPLE = Path(__file__).with_name("example.yaml")
 
 
@@ -49,46 +47,24 @@ def fit(
         data_file: The table.
         output: Folder of the run.
         overwrite: Whether to replace a run that is there.
-        resume: Whether to go on with a run that was interrupted; it starts if there is none.
+        resume: Whether to go on with a run that was interrupted. The run starts if there is none.
         console: Where to print; standard output by default.
 
     Raises:
         ValueError: On a bad configuration or bad data, or if something would be lost.
         KeyboardInterrupt: With a line that says how to go on.
     """
-    console = console or Console()
+    from keras_lmmvae.runs.config import read_config
+
     folder = RunFolder(output)
     folder.check(overwrite=overwrite, resume=resume)
     config = read_config(config_file)
-    suffix = check_suffix(data_file)
-    job = make_job(config, read_table(data_file))
-    files = job_files(job)
-    is_there = resume and (folder.is_resumable or folder.is_complete)
-    if is_there:
-        folder.check_same(files)
-    if is_there and not folder.is_resumable:
-        console.print("The run is complete: there is nothing to resume.")
-        return
-    if not is_there:
-        if resume:
-            console.print("There is nothing to resume: starting at the first epoch.")
-        given = {CONFIG: config_file.read_text(encoding="utf-8")}
-        folder.start(given | files)
-    _print_job(job, console)
-    scores = run_job(job, folder, suffix, console)
-    console.print(score_table(scores))
-    console.print(f"written: {output}", highlight=False, soft_wrap=True)
+    check_table(data_file)
+    start_tensorflow()
+    from keras_lmmvae.runs.running import run
 
-
-def _print_job(job: Job, console: Console) -> None:
-    terms = ", ".join(term.label for term in job.config.random_effects) or "none"
-    held_out = 0 if job.validation is None else len(job.validation["x"])
-    console.print(
-        f"{len(job.train['x']):,} rows to learn from, {held_out:,} held out; "
-        f"{len(job.features)} features: {listed(job.features, most=8)}; random effects: {terms}",
-        highlight=False,
-        markup=False,
-    )
+    text = config_file.read_text(encoding="utf-8")
+    run(config, text, data_file, folder, resume=resume, console=_console(console))
 
 
 def evaluate(
@@ -105,12 +81,18 @@ def evaluate(
     Raises:
         ValueError: If there is no model, or on bad data.
     """
-    console = console or Console()
+    check_table(data_file)
+    find_model(run)
+    start_tensorflow()
+    from keras_lmmvae import from_dataframe
+    from keras_lmmvae.runs.scores import feature_table, score, score_table
+
+    console = _console(console)
     frame = read_table(data_file)
     model = load_run(run)
     scores = score(model, from_dataframe(frame, model.feature_names, model.random_effects))
     if as_json:
-        # Not through the console, which would break lines.
+        # The console would break lines.
         console.file.write(json.dumps(scores.mapping(), indent=2, ensure_ascii=False) + "\n")
         return
     console.print(score_table({data_file.name: scores}))
@@ -142,12 +124,78 @@ def transform(
     check_suffix(output)
     if output.resolve() == data_file.resolve():
         raise ValueError("The output is the table itself. " + received(output=str(output)))
+    check_table(data_file)
+    find_model(run)
+    start_tensorflow()
+    from keras_lmmvae.runs.transform import transform_rows
+
     frame = read_table(data_file)
     table = transform_rows(load_run(run), frame, reconstruct=reconstruct, std=std)
     write_table(table, output)
-    (console or Console()).print(
+    _console(console).print(
         f"{len(table):,} rows, {len(table.columns)} columns: {output}",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
+
+
+def export(run: Path, output: Path, *, warmup: bool = True, console: Console | None = None) -> None:
+    """Publishes the model of a run for TensorFlow Serving; see `publish`.
+
+    Args:
+        run: Folder of a run, or a `.keras` file.
+        output: Folder of the version, or of the model.
+        warmup: Whether to add warm-up requests.
+        console: Where to print; standard output by default.
+
+    Raises:
+        ValueError: If the run holds no fitted model, or the export fails its check.
+        ImportError: If warm-up requests are wanted and `tensorflow-serving-api` is missing.
+    """
+    find_model(run)
+    if output.name.isdecimal() and output.exists():
+        raise ValueError(
+            "This version is there already: choose another number, for a server may be reading "
+            "it. " + received(output=str(output))
+        )
+    start_tensorflow()
+    from keras_lmmvae.export import publish
+
+    console = _console(console)
+    published = publish(load_run(run), output, warmup=warmup)
+    kind = "warm-up requests" if warmup else "requests (none was added for warm-up)"
+    console.print(
+        f"{published.requests} {kind} were answered by TensorFlow in a process without "
+        "keras_lmmvae and Keras. The largest relative difference to the Python model is "
+        f"{published.largest_difference:.1e}.",
+        highlight=False,
+    )
+    console.print(f"published: {published.folder}", highlight=False, soft_wrap=True)
+
+
+def inspect(path: Path, console: Console | None = None) -> None:
+    """Prints the card of a run, a `.keras` file or a published model.
+
+    Args:
+        path: Folder of a run or of a SavedModel, or a `.keras` file.
+        console: Where to print; standard output by default.
+
+    Raises:
+        ValueError: If there is no model.
+    """
+    if not (path / _EXTRA_ASSETS).is_dir():  # A published model has its card there.
+        find_model(path)
+    start_tensorflow()
+    from keras_lmmvae.export.model_card import model_card, render_card
+    from keras_lmmvae.export.publishing import CARD_FILE, read_card
+
+    is_published = (path / CARD_FILE).exists()
+    card = read_card(path) if is_published else model_card(load_run(path))
+    _console(console).print(render_card(card), highlight=False, markup=False, soft_wrap=True)
+
+
+def _console(given: Console | None) -> Console:
+    from rich.console import Console
+
+    return given or Console()

@@ -1,49 +1,68 @@
-"""The folder of a run: written as a sibling, renamed when it is whole, never half overwritten."""
+"""The folder of a run: its place, its log and its model.
+
+A run is written to a folder beside its place, which is renamed when it is whole.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from keras_lmmvae.export.command import MODEL_FILE
-from keras_lmmvae.validation import received
+from keras_lmmvae.errors import received
 
-__all__ = ["CONFIG", "RunFolder"]
+if TYPE_CHECKING:
+    from keras_lmmvae import LMMVAE
 
+__all__ = ["CONFIG", "LOG", "MODEL_FILE", "RunFolder", "find_model", "load_run", "run_log"]
+
+MODEL_FILE = "model.keras"
+"""The model in the folder of a run."""
 CONFIG = "config.yaml"
-"""The configuration in the folder of a run, as it was given."""
-_CHECKPOINTS = "checkpoints"
+"""The configuration as it was given, in the folder of a run."""
+LOG = logging.getLogger("keras_lmmvae.runs")
+"""The logger of runs. It writes nothing without `run_log`."""
+LOG.addHandler(logging.NullHandler())
+LOG.propagate = False
+
+_CHECKPOINTS, _LOG_FILE = "checkpoints", "run.log"
 
 
 class RunFolder:
-    """The folder of a run, and the sibling `RUN.partial` in which it is made.
+    """The folder of a run, and the folder `RUN.partial` beside it, in which the run is made.
 
     Args:
         path: The folder.
 
     Attributes:
+        given: The path as it was given.
         path: The folder.
-        partial: The sibling.
+        partial: The folder beside it.
     """
 
     def __init__(self, path: Path) -> None:
+        self.given = path
         self.path = path.resolve()
         self.partial = self.path.with_name(self.path.name + ".partial")
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints, in the sibling."""
+        """Folder of the checkpoints in `partial`."""
         return self.partial / _CHECKPOINTS
 
     @property
     def model(self) -> Path:
-        """File of the model, in the sibling."""
+        """File of the model in `partial`."""
         return self.partial / MODEL_FILE
 
     @property
     def is_complete(self) -> bool:
-        """Whether a run was finished here."""
+        """Whether there is a finished run."""
         return (self.path / MODEL_FILE).exists()
 
     @property
@@ -56,7 +75,7 @@ class RunFolder:
 
         Args:
             overwrite: Whether a run that is there may be replaced.
-            resume: Whether an interrupted run is to be gone on with.
+            resume: Whether to go on with a run that was interrupted.
         """
         if overwrite and resume:
             raise ValueError(
@@ -85,7 +104,7 @@ class RunFolder:
             )
 
     def start(self, files: dict[str, str]) -> None:
-        """Makes the sibling anew, with some files in it.
+        """Makes `partial` anew, with some files in it.
 
         Args:
             files: Name -> text.
@@ -112,17 +131,19 @@ class RunFolder:
                 )
 
     def discard(self) -> None:
-        """Removes the sibling."""
+        """Removes `partial`."""
         if self.partial.exists():
             shutil.rmtree(self.partial)
 
     def finish(self) -> None:
-        """Moves the sibling into place; a run that was there goes when the new one has come."""
+        """Moves `partial` into place. A run that was there is removed afterwards."""
         if self.checkpoints.exists():
             shutil.rmtree(self.checkpoints)
+        for scratch in self.partial.rglob(".writing-*"):  # A process was killed in `written_whole`.
+            shutil.rmtree(scratch)
         before = self.path.with_name(self.path.name + ".before")
         if self.path.exists():
-            if before.exists():  # of a process that was killed here
+            if before.exists():  # A process was killed here.
                 shutil.rmtree(before)
             os.rename(self.path, before)
         os.rename(self.partial, self.path)
@@ -133,3 +154,77 @@ class RunFolder:
 def _is_empty(path: Path) -> bool:
     """Whether nothing would be lost with a path."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+@contextmanager
+def run_log(folder: Path) -> Iterator[None]:
+    """Appends what is logged to run.log, and the traceback of an error that ends the run.
+
+    Args:
+        folder: Folder of the run.
+    """
+    handler = logging.FileHandler(folder / _LOG_FILE, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOG.addHandler(handler)
+    level = LOG.level
+    LOG.setLevel(logging.INFO)
+    try:
+        yield
+    except KeyboardInterrupt:
+        LOG.warning("interrupted")
+        raise
+    except BaseException:
+        LOG.exception("failed")
+        raise
+    finally:
+        LOG.setLevel(level)
+        LOG.removeHandler(handler)
+        handler.close()
+
+
+def find_model(path: Path) -> Path:
+    """The file of a run's model; TensorFlow is not imported for this.
+
+    Args:
+        path: Folder of a run, or a `.keras` file.
+
+    Raises:
+        ValueError: If there is no model, or the file is none.
+    """
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.exists():
+        raise ValueError(
+            f"There is no model, expected a folder with '{MODEL_FILE}', a '.keras' file or a "
+            "published model. " + received(path=str(path))
+        )
+    if not zipfile.is_zipfile(file):
+        raise ValueError("The file is damaged or no Keras model. " + received(path=str(file)))
+    return file
+
+
+def load_run(path: Path) -> LMMVAE:
+    """Loads the model of a run, in Keras' safe mode.
+
+    Args:
+        path: Folder of a run, or a `.keras` file.
+
+    Raises:
+        ValueError: If there is no model, or the file is damaged or of another kind.
+    """
+    file = find_model(path)
+    import keras
+
+    from keras_lmmvae import LMMVAE
+
+    try:
+        model = keras.saving.load_model(file, compile=False)
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"The file is damaged or no Keras model: {error}. " + received(path=str(file))
+        ) from error
+    if not isinstance(model, LMMVAE):
+        raise ValueError(
+            "The file holds another kind of model, expected an LMMVAE. "
+            + received(model=type(model).__name__)
+        )
+    return model

@@ -1,33 +1,37 @@
-"""A job: a configuration applied to a table, with the rows that are held out."""
+"""A job: a configuration applied to a table, and the rows that are held out."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from keras_lmmvae.data_frame import from_dataframe, numeric_features
 from keras_lmmvae.runs.config import Config
 from keras_lmmvae.simulation import split, take
 from keras_lmmvae.validation import check_columns
 
-__all__ = ["Job", "fingerprint", "make_job"]
+__all__ = ["DATA", "RESOLVED", "Job", "fingerprint", "make_job"]
+
+RESOLVED, DATA = "resolved.yaml", "data.json"
 
 Data = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be fitted.
+    """A configuration and the rows to fit it to.
 
     Attributes:
-        config: The configuration, its features named.
+        config: The configuration with its features named.
         train: Dict of columns of the training rows.
-        validation: Those of the rows held out; `None`: none are.
+        validation: Dict of columns of the rows held out; `None`: no rows are.
         fingerprint: SHA-256 of the columns that are used, and of the split.
     """
 
@@ -39,13 +43,22 @@ class Job:
     @property
     def features(self) -> tuple[str, ...]:
         """Names of the features."""
-        return self.config.features or ()
+        return tuple(self.config.features or ())
 
     def source(self) -> dict[str, Any]:
-        """What the data were: numbers of rows, and their fingerprint."""
+        """Numbers of rows and features, and the fingerprint of the data."""
         held_out = 0 if self.validation is None else len(self.validation["x"])
         rows = {"train_rows": len(self.train["x"]), "validation_rows": held_out}
         return {**rows, "features": len(self.features), "fingerprint": self.fingerprint}
+
+    def files(self) -> dict[str, str]:
+        """The files that say what a run was made of: a run is resumed only with the same ones.
+
+        Returns:
+            Name -> text: the configuration with all defaults, and the source of the data.
+        """
+        resolved = yaml.safe_dump(self.config.mapping(), sort_keys=False, allow_unicode=True)
+        return {RESOLVED: resolved, DATA: json.dumps(self.source(), indent=2) + "\n"}
 
 
 def make_job(config: Config, frame: pd.DataFrame) -> Job:
@@ -58,6 +71,7 @@ def make_job(config: Config, frame: pd.DataFrame) -> Job:
     Raises:
         ValueError: If a column is missing, or a feature not numeric, or the split is impossible.
     """
+    terms = config.terms()
     held_out = config.training.validation
     on = None if held_out is None else held_out.column
     if on is not None:
@@ -65,9 +79,9 @@ def make_job(config: Config, frame: pd.DataFrame) -> Job:
     features = config.features
     if features is None:
         others = frame.drop(columns=[] if on is None else [on])
-        features = tuple(numeric_features(others, config.random_effects))
+        features = list(numeric_features(others, terms))
     config = config.with_features(features)
-    data = from_dataframe(frame, features, config.random_effects)
+    data = from_dataframe(frame, features, terms)
     digest = fingerprint({**data, "features": np.array(features)})
     if held_out is None:
         return Job(config, data, None, digest)

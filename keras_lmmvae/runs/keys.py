@@ -1,33 +1,47 @@
-"""Keys of a configuration, checked strictly."""
+"""Unknown keys of a configuration are told, with the key that was meant."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from keras_lmmvae.validation import received
+from keras_lmmvae.errors import received
 
-__all__ = ["check_mapping"]
+__all__ = ["check_mapping", "unknown_key"]
+
+
+def unknown_key(part: str, key: str, value: Any, valid: Sequence[str]) -> str:
+    """The error of a key that nobody knows. It names the nearest valid one.
+
+    Args:
+        part: The part of the configuration, as it stands in the message.
+        key: The unknown key.
+        value: Its value.
+        valid: The keys that may stand there.
+
+    Example:
+        >>> unknown_key("`training`", "epoch", 3, ["epochs", "seed"])
+        "Unknown key 'epoch' in `training`: did you mean 'epochs'? Expected keys out of ['epochs',
+        'seed']. Received: epoch=3"
+    """
+    near = difflib.get_close_matches(key, valid, n=1)
+    hint = f": did you mean '{near[0]}'?" if near else "."
+    return f"Unknown key '{key}' in {part}{hint} Expected keys out of {list(valid)}. " + received(
+        **{key: value}
+    )
 
 
 def check_mapping(part: str, given: Any, valid: Iterable[str]) -> dict[str, Any]:
     """Returns a part of a configuration as a dict, if it has no unknown key.
 
     Args:
-        part: What it is, for the message.
+        part: The part of the configuration, as it stands in the message.
         given: What was read.
         valid: The keys that may stand there.
 
     Raises:
-        ValueError: If `given` is no mapping, or a key is unknown; names the nearest valid one.
-
-    Example:
-        >>> check_mapping("`training`", {"epoch": 3}, ["epochs", "seed"])
-        Traceback (most recent call last):
-        ...
-        ValueError: Unknown key 'epoch' in `training`: did you mean 'epochs'? Expected keys out of
-        ['epochs', 'seed']. Received: epoch=3
+        ValueError: If `given` is no mapping, or a key is unknown.
     """
     valid = list(valid)
     if not isinstance(given, Mapping):
@@ -36,10 +50,5 @@ def check_mapping(part: str, given: Any, valid: Iterable[str]) -> dict[str, Any]
         )
     for key, value in given.items():
         if key not in valid:
-            near = difflib.get_close_matches(str(key), valid, n=1)
-            hint = f": did you mean '{near[0]}'?" if near else "."
-            raise ValueError(
-                f"Unknown key '{key}' in {part}{hint} Expected keys out of {valid}. "
-                + received(**{str(key): value})
-            )
+            raise ValueError(unknown_key(part, str(key), value, valid))
     return dict(given)

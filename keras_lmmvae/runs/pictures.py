@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from keras_lmmvae import plots
-from keras_lmmvae.effects import RandomSlopes, SpatialEffect
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.lmmvae import LMMVAE
 
@@ -92,14 +91,15 @@ def _drawings(
 def _drawings_of(
     term: RandomEffect, model: LMMVAE, train: dict[str, np.ndarray]
 ) -> dict[str, Drawing]:
-    if isinstance(term, SpatialEffect):
-        if len(term.columns) != 2:
-            return {}
-        return {f"map_{term.name}": partial(plots.plot_effects_map, model, term.label, train)}
     drawings: dict[str, Drawing] = {}
-    if model.posterior == "conjugate":
-        drawings[f"effects_{term.name}"] = partial(plots.plot_caterpillar, model, term.label)
-        if isinstance(term, RandomSlopes) and term.time is not None and term.degree > 0:
+    if term.map_columns is not None:
+        drawings[f"map_{term.name}"] = partial(plots.plot_effects_map, model, term.label, train)
+    if model.posterior == "conjugate" and term.has_levels:
+        first = term.coefficient_names()[0]
+        drawings[f"effects_{term.name}"] = partial(
+            plots.plot_caterpillar, model, term.label, coefficient=first
+        )
+        if term.curve_column is not None:
             trajectories = partial(plots.plot_trajectories, model, term.label, train)
             drawings[f"trajectories_{term.name}"] = trajectories
     return drawings

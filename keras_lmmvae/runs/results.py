@@ -1,4 +1,4 @@
-"""The files of a run beside its model: metrics, history, variances, effects and pictures."""
+"""The tables of a run: metrics, history, variances and effects."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def write_metrics(metrics: dict[str, Any], history: pd.DataFrame, folder: Path) 
 
 
 def write_variances(model: LMMVAE, data: dict[str, np.ndarray], folder: Path) -> None:
-    """Writes variance_components.csv, in squared units, and variance_partition.csv, shares.
+    """Writes variance_components.csv in squared units, and variance_partition.csv in shares.
 
-    The amortized posterior does not learn variances of effects, so it has no shares.
+    The amortized posterior learns no variances of effects. It has no shares.
 
     Args:
         model: A fitted model.
-        data: Dict of columns of the rows whose variance is parted.
+        data: Dict of columns of the rows whose variance is divided.
         folder: Folder of the run.
     """
     components = model.variance_components().rename_axis("component")
@@ -51,9 +51,9 @@ def write_variances(model: LMMVAE, data: dict[str, np.ndarray], folder: Path) ->
 
 
 def write_effects(model: LMMVAE, folder: Path, suffix: str) -> None:
-    """Writes random_effects/TERM: posterior means of the effects, levels x features.
+    """Writes the posterior means of a term's effects to random_effects/TERM: levels x features.
 
-    Standard deviations are in TERM_std; the amortized posterior has none.
+    Their standard deviations go to TERM_std. The amortized posterior has none.
 
     Args:
         model: A fitted model.

@@ -1,28 +1,30 @@
-"""How well a fitted model describes rows: errors, likelihood, and levels it knows."""
+"""How well a fitted model describes rows: errors, likelihood, known levels, and their tables."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.table import Table
 
 from keras_lmmvae.lmmvae import LMMVAE
 from keras_lmmvae.metrics import mse
 from keras_lmmvae.rows import EFFECTS, num_rows
 
-__all__ = ["Scores", "score"]
+__all__ = ["Scores", "feature_table", "score", "score_table"]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What `score` measured.
+    """Errors, likelihood and known levels of a set of rows.
 
     Attributes:
         rows: Number of rows.
         mse: Mean squared error of the reconstruction with random effects.
-        mse_population: Without them.
+        mse_population: Mean squared error of the reconstruction without random effects.
         log_likelihood: Lower bound of the log density, mean over rows, nats.
         known: Term name -> share of the rows whose level the model knows.
         by_feature: DataFrame, features x "mse", "mse_population" and "variance" of the feature.
@@ -82,7 +84,7 @@ def score(model: LMMVAE, data: dict[str, np.ndarray]) -> Scores:
 
 
 def _means(values: np.ndarray) -> np.ndarray:
-    """Means of the observed cells of the columns; NaN where there are none."""
+    """Means of the observed cells of each column. A column without any has NaN."""
     return pd.DataFrame(values).mean().to_numpy()
 
 
@@ -94,3 +96,46 @@ def _known(model: LMMVAE, data: dict[str, np.ndarray]) -> dict[str, float]:
         for label in counts:
             counts[label] += int(np.sum(rows[EFFECTS][label]["codes"].numpy() >= 0))
     return {label: count / total for label, count in counts.items()}
+
+
+def score_table(scores: Mapping[str, Scores]) -> Table:
+    """A table of errors, likelihood and known levels. Each set of rows is a column.
+
+    Args:
+        scores: Title of the column -> scores.
+
+    Returns:
+        A table of rich.
+    """
+    table = Table(title="How well the rows are described")
+    table.add_column("")
+    for title in scores:
+        table.add_column(title, justify="right")
+    every = list(scores.values())
+    table.add_row("rows", *(f"{one.rows:,}" for one in every))
+    table.add_row("MSE with random effects", *(f"{one.mse:.4g}" for one in every))
+    table.add_row("MSE of the population part", *(f"{one.mse_population:.4g}" for one in every))
+    table.add_row("log-likelihood bound, nats a row", *(f"{x.log_likelihood:.4g}" for x in every))
+    for label in every[0].known:
+        table.add_row(
+            f"rows with a known level: {label}", *(f"{x.known[label]:.1%}" for x in every)
+        )
+    return table
+
+
+def feature_table(scores: Scores) -> Table:
+    """A table of the errors of every feature, beside its variance.
+
+    Args:
+        scores: The scores.
+
+    Returns:
+        A table of rich.
+    """
+    table = Table(title="Mean squared error by feature")
+    table.add_column("feature")
+    for title in ("with random effects", "population part", "variance"):
+        table.add_column(title, justify="right")
+    for name, row in scores.by_feature.iterrows():
+        table.add_row(str(name), *(f"{row[x]:.4g}" for x in ("mse", "mse_population", "variance")))
+    return table

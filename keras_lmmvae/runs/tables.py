@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
+from keras_lmmvae.errors import received
+from keras_lmmvae.files import written_whole
 
-from keras_lmmvae.validation import received
+if TYPE_CHECKING:
+    import pandas as pd
 
-__all__ = ["check_suffix", "read_table", "write_table"]
+__all__ = ["check_suffix", "check_table", "read_table", "write_table"]
 
 CSV, PARQUET = ".csv", ".parquet"
 
@@ -27,19 +29,33 @@ def check_suffix(path: Path) -> str:
         raise ValueError(
             f"A table must be a file '*{CSV}' or '*{PARQUET}'. " + received(file=str(path))
         )
-    if suffix == PARQUET:
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                "Parquet files need PyArrow: install it with `pip install keras-lmmvae[parquet]`, "
-                "or use a .csv file."
-            ) from error
+    if suffix == PARQUET and find_spec("pyarrow") is None:
+        raise ImportError(
+            "Parquet files need PyArrow: install it with `pip install keras-lmmvae[parquet]`, "
+            "or use a .csv file."
+        )
+    return suffix
+
+
+def check_table(path: Path) -> str:
+    """The suffix of a table's file that can be opened; pandas is not imported for this.
+
+    Raises:
+        ValueError: If there is no such file, or its suffix is another.
+        ImportError: If it is ".parquet" and `pyarrow` is missing.
+    """
+    suffix = check_suffix(path)
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(
+            f"The table cannot be read: {error}. " + received(file=str(path))
+        ) from error
     return suffix
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Reads a table; empty cells and "NA" are missing.
+    """Reads a table. Empty cells and "NA" are missing values.
 
     Args:
         path: A ".csv" or ".parquet" file.
@@ -48,10 +64,12 @@ def read_table(path: Path) -> pd.DataFrame:
         ValueError: If there is no such file, it is no table, has no rows, or has a column twice.
         ImportError: If it is Parquet and `pyarrow` is missing.
     """
-    suffix = check_suffix(path)
+    suffix = check_table(path)
+    import pandas as pd
+
     try:
         if suffix == CSV:
-            # Read at once: in chunks, a column could change its type on the way.
+            # In chunks, a column could change its type on the way.
             frame = pd.read_csv(path, low_memory=False)
         else:
             frame = pd.read_parquet(path, engine="pyarrow")
@@ -67,18 +85,18 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def write_table(frame: pd.DataFrame, path: Path, *, index: bool = False) -> None:
-    """Writes a table beside its place and renames it: never half a file.
+    """Writes a table, whole or not at all.
 
     Args:
         frame: The table.
-        path: A ".csv" or ".parquet" file; its folder is made.
+        path: A ".csv" or ".parquet" file. Its folder is made.
         index: Whether the index is written, as the first columns.
 
     Raises:
         ValueError: If two columns have one name, or the suffix is another.
     """
     suffix = check_suffix(path)
-    # Numbers as names, and the levels of an index, become plain columns in either format.
+    # Both formats get plain columns with text as names.
     frame = frame.reset_index() if index else frame
     frame = frame.set_axis([str(name) for name in frame.columns], axis=1)
     twice = frame.columns[frame.columns.duplicated()].tolist()
@@ -87,11 +105,8 @@ def write_table(frame: pd.DataFrame, path: Path, *, index: bool = False) -> None
             "A table cannot have two columns of one name: rename those of the data. "
             + received(columns=twice)
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".table-") as folder:
-        fresh = Path(folder) / path.name
+    with written_whole(path) as fresh:
         if suffix == CSV:
             frame.to_csv(fresh, index=False)
         else:
             frame.to_parquet(fresh, engine="pyarrow", index=False)
-        os.replace(fresh, path)

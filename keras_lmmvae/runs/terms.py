@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect
-from keras_lmmvae.effects.random_effect import RandomEffect
+import keras
+
+from keras_lmmvae.effects.random_effect import RandomEffect, term_classes
 from keras_lmmvae.formula import random_effects_from_formula
 from keras_lmmvae.runs.keys import check_mapping
 from keras_lmmvae.validation import received
@@ -14,9 +15,12 @@ from keras_lmmvae.validation import received
 __all__ = ["term_mapping", "terms_from"]
 
 TYPE = "type"
-_TYPES: dict[str, type[RandomEffect]] = {
-    kind.__name__: kind for kind in (RandomIntercept, RandomSlopes, SpatialEffect)
-}
+
+
+def _types() -> dict[str, type[RandomEffect]]:
+    """Name -> class, of all terms that can be saved: ours, and those imported beside them."""
+    registered = keras.saving.get_registered_name
+    return {kind.__name__: kind for kind in term_classes() if ">" in registered(kind)}
 
 
 def terms_from(given: Any) -> list[RandomEffect]:
@@ -48,12 +52,13 @@ def terms_from(given: Any) -> list[RandomEffect]:
 
 
 def _term_of(mapping: Any) -> RandomEffect:
-    if not isinstance(mapping, dict) or mapping.get(TYPE) not in list(_TYPES):
+    types = _types()
+    if not isinstance(mapping, dict) or mapping.get(TYPE) not in list(types):
         raise ValueError(
-            f"A term of `random_effects` needs a '{TYPE}' out of {list(_TYPES)}. "
+            f"A term of `random_effects` needs a '{TYPE}' out of {list(types)}. "
             + received(term=mapping)
         )
-    kind = _TYPES[mapping[TYPE]]
+    kind = types[mapping[TYPE]]
     valid = inspect.signature(kind).parameters
     arguments = check_mapping(f"the term {kind.__name__}", mapping, [TYPE, *valid])
     del arguments[TYPE]

@@ -1,4 +1,4 @@
-"""Latents of rows as a table, beside the columns that say which rows they are."""
+"""The latents of rows as a table, beside the keys of the rows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def transform_rows(
 
 
 def _term_columns(model: LMMVAE, frame: pd.DataFrame) -> list[str]:
-    """Columns of a table that the terms read, each once; parts of those that it has not."""
+    """The columns that the terms read, each once. A combined column is replaced by its parts."""
     columns = [column for term in model.random_effects for column in term.columns]
     found = [part for name in columns for part in ([name] if name in frame else parts_of(name))]
     return list(dict.fromkeys(found))

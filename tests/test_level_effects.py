@@ -1,0 +1,627 @@
+"""A term's effects against dense best linear unbiased prediction, fold by fold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from reference import blup, dense_design, kernel_matrix, normal_kl
+from term_contract import normalised
+
+from keras_lmmvae import design
+from keras_lmmvae.effects import RandomIntercept, RandomSlopes
+from keras_lmmvae.kernels import KernelBasis, Stationary
+from keras_lmmvae.mixed_model.effects_table import EffectsTable
+from keras_lmmvae.mixed_model.half_samples import (
+    half_sample_covariance,
+    half_sample_moment,
+    sample_variance,
+)
+from keras_lmmvae.mixed_model.level_effects import LevelEffects
+from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR, LevelPrior
+
+FEATURES = 3
+NOISE = np.array([0.5, 1.0, 2.0], np.float32)
+EFFECT = np.array([2.0, 0.3, 1.0], np.float32)
+PSI = np.array([[1.5, 0.4, -0.2], [0.4, 1.0, 0.1], [-0.2, 0.1, 0.5]], np.float32)
+CLOSE = {"rtol": 2e-4, "atol": 2e-5}
+
+
+@dataclass
+class Case:
+    """Rows of one term and the effects that know their design.
+
+    Attributes:
+        effects: Effects that are not fitted yet.
+        codes: Int array `(n,)`, missing ones included.
+        fold: Int array `(n,)`.
+        basis: Float array `(n, m)` or `None`.
+        values: Float array `(n, p)`.
+        weights: Float array `(n,)`.
+    """
+
+    effects: LevelEffects
+    codes: np.ndarray
+    fold: np.ndarray
+    basis: np.ndarray | None
+    values: np.ndarray
+    weights: np.ndarray
+
+    def exact(self, by_fold: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Dense BLUP with the folds in front: `(2, L, m, p)`, and covariances `(2, L, p, m, m)`.
+
+        The levels of the folds are levels of their own. Without `by_fold` there is no such axis.
+        """
+        folds = 2 if by_fold else 1
+        levels, size = folds * self.effects.num_levels, self.effects.basis_size
+        shifted = self.codes + self.fold * self.effects.num_levels
+        codes = np.where(self.codes >= 0, shifted, self.codes) if by_fold else self.codes
+        prior = np.kron(np.eye(levels), self.effects.coefficient_covariance.numpy())
+        dense = dense_design(codes, self.basis, levels)
+        mean, covariance = blup(self.values, dense, NOISE, EFFECT, prior, self.weights)
+        blocks = covariance.reshape(FEATURES, levels, size, levels, size)
+        blocks = np.stack([blocks[:, level, :, level] for level in range(levels)])
+        shape = (2, -1) if by_fold else (-1,)
+        return mean.reshape(*shape, size, FEATURES), blocks.reshape(*shape, *blocks.shape[1:])
+
+    def read(self, fold: np.ndarray) -> np.ndarray:
+        """What rows read of the tables of these folds."""
+        return self.effects.folds.product(self.codes, self.basis, fold).numpy()
+
+    def step(self, rows: np.ndarray | slice = slice(None)) -> None:
+        """One step on some rows, with their residuals from the own fold's table."""
+        table, prior = self.effects.folds, self.effects.prior
+        basis = None if self.basis is None else tf.constant(self.basis[rows])
+        codes, fold = tf.constant(self.codes[rows]), tf.constant(self.fold[rows])
+        residual = self.values[rows] - table.product(codes, basis, fold)
+        weights = tf.constant(self.weights[rows])
+        table.add(
+            table.increment(
+                residual * weights[:, None], codes, basis, fold, prior, tf.constant(NOISE), weights
+            )
+        )
+
+    def solve(self) -> None:
+        """Sets the tables of the folds to the exact solution."""
+        self.effects.folds.effects.assign(self.exact()[0])
+
+    @property
+    def table(self) -> np.ndarray:
+        return self.effects.folds.effects.numpy()
+
+
+SHAPES = {
+    "intercept": (6, None, False),
+    "one basis function": (6, 1, False),
+    "fixed slopes": (6, 3, False),
+    "learned slopes": (6, 3, True),
+    "one level": (1, 5, False),
+    "one level, one function": (1, 1, False),
+}
+
+
+def make_case(name: str, rows: int = 60, weighted: bool = False) -> Case:
+    """Random rows; where there are several levels, the last one has none."""
+    levels, size, is_learned = SHAPES[name]
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-2, max(levels - 1, 1), rows).astype(np.int32)
+    fold = rng.integers(0, 2, rows).astype(np.int32)
+    basis = None if size is None else rng.normal(size=(rows, size)).astype(np.float32)
+    values = 2 * rng.normal(size=(rows, FEATURES)).astype(np.float32)
+    weights = rng.choice([0.0, 0.5, 2.0], rows) if weighted else np.ones(rows)
+    weights = weights.astype(np.float32)
+    effects = LevelEffects(levels, size or 1, FEATURES, is_learned)
+    effects.build()
+    effects.effect_variance.assign(EFFECT)
+    if is_learned:
+        effects.coefficient_covariance.assign(PSI)
+    tensor = None if basis is None else tf.constant(basis)
+    effects.set_design(
+        design.gram(codes, tensor, levels, weights, fold),
+        design.count(codes, levels, weights, fold),
+    )
+    return Case(effects, codes, fold, basis, values, weights)
+
+
+@pytest.fixture(params=SHAPES)
+def case(request) -> Case:
+    return make_case(request.param)
+
+
+class TestStep:
+    @pytest.mark.parametrize("mode", ["eager", "graph", "jit"])
+    def test_full_batch_is_exact(self, case, mode):
+        """One step on all rows is the BLUP of every fold, wherever its levels start."""
+        has_rows = case.effects.folds.count.numpy()[..., None, None] > 0
+        start = has_rows * np.random.default_rng(1).normal(size=case.table.shape)
+        case.effects.folds.effects.assign(start)
+        step = case.step
+        if mode != "eager":
+            step = tf.function(lambda: case.step(), autograph=False, jit_compile=mode == "jit")
+        step()
+        np.testing.assert_allclose(case.table, case.exact()[0], **CLOSE)
+
+    def test_weighted_full_batch_is_exact(self):
+        """With row weights w: the BLUP at noise variance / w; rows of weight 0 are left out."""
+        for name in SHAPES:
+            case = make_case(name, weighted=True)
+            case.step()
+            np.testing.assert_allclose(case.table, case.exact()[0], **CLOSE, err_msg=name)
+
+    def test_batches_of_whole_levels_are_exact(self):
+        """One epoch of batches that hold all rows of their levels is the BLUP."""
+        for name in ("intercept", "learned slopes"):
+            case = make_case(name)
+            for level in range(-2, case.effects.num_levels):
+                case.step(np.flatnonzero(case.codes == level))
+            np.testing.assert_allclose(case.table, case.exact()[0], **CLOSE, err_msg=name)
+
+    def test_touches_only_levels_of_the_batch(self):
+        """Tables of the other levels and folds do not change."""
+        case = make_case("learned slopes")
+        case.effects.folds.effects.assign(np.ones(case.table.shape))
+        rows = np.flatnonzero((case.codes == 2) & (case.fold == 1))
+        case.step(rows)
+        assert np.abs(case.table[1, 2] - 1).max() > 0.01
+        np.testing.assert_array_equal(case.table[0], 1.0)
+        np.testing.assert_array_equal(np.delete(case.table[1], 2, axis=0), 1.0)
+
+    def test_increments_of_replicas_may_be_joined(self, case):
+        """Increments of two parts of a batch, taken before any is added, are that of the batch."""
+        folds, prior = case.effects.folds, case.effects.prior
+        start = np.random.default_rng(9).normal(size=case.table.shape)
+        folds.effects.assign(start)
+        case.step()
+        together = case.table
+        folds.effects.assign(start)
+        increments = []
+        for rows in (slice(0, None, 2), slice(1, None, 2)):
+            basis = None if case.basis is None else tf.constant(case.basis[rows])
+            codes, fold = tf.constant(case.codes[rows]), tf.constant(case.fold[rows])
+            residual = case.values[rows] - folds.product(codes, basis, fold)
+            increments.append(
+                folds.increment(residual, codes, basis, fold, prior, tf.constant(NOISE))
+            )
+        for increment in increments:
+            folds.add(increment)
+        assert np.abs(together - start).max() > 0.1
+        np.testing.assert_allclose(case.table, together, **CLOSE)
+
+    def test_mini_batches_are_unbiased_at_the_solution(self, case):
+        """From the exact solution, the changes of the batches of an epoch add up to 0."""
+        case.solve()
+        exact, total, largest = case.table, 0.0, 0.0
+        for rows in np.array_split(np.random.default_rng(2).permutation(len(case.codes)), 7):
+            case.effects.folds.effects.assign(exact)
+            case.step(rows)
+            total += case.table - exact
+            largest = max(largest, np.abs(case.table - exact).max())
+        assert largest > 0.01
+        np.testing.assert_allclose(total, 0.0, atol=1e-3 * largest)
+
+    def test_mini_batches_converge_to_the_solution(self, case):
+        """Steps on independent random halves of the rows wander around the BLUP: their mean is it.
+
+        The expected step is half the way to the solution, so 20 steps forget the start. The mean
+        of 500 tables with a correlation time of about 4 steps is within 5 / sqrt(125) of a
+        table's own spread.
+        """
+        rng = np.random.default_rng(3)
+        exact, tables = case.exact()[0], []
+        for number in range(520):
+            case.step(np.flatnonzero(rng.uniform(size=len(case.codes)) < 0.5))
+            if number >= 20:
+                tables.append(case.table)
+        spread = np.std(tables, axis=0)
+        bound = 5 / np.sqrt(125) * spread + 1e-4
+        assert (np.abs(np.mean(tables, axis=0) - exact) < bound).all()
+        assert spread.mean() < np.abs(exact).mean()
+
+
+class TestReading:
+    def test_rows_read_the_table_of_a_fold(self, case):
+        """A row reads Z @ B of the fold that it names, and 0 without a level."""
+        case.effects.folds.effects.assign(np.random.default_rng(6).normal(size=case.table.shape))
+        dense = dense_design(case.codes, case.basis, case.effects.num_levels)
+        by_fold = np.stack([dense @ part.reshape(-1, FEATURES) for part in case.table])
+        for fold in (case.fold, 1 - case.fold):
+            expected = by_fold[fold, np.arange(len(fold))]
+            np.testing.assert_allclose(case.read(fold), expected, rtol=1e-5, atol=1e-5)
+
+    def test_rows_read_the_other_fold(self, case):
+        """No row's own values reach the effects it reads; all rows of the other fold's do."""
+        case.solve()
+        before = case.read(1 - case.fold)
+        case.values = np.where(case.fold[:, None] == 0, case.values + 5, case.values)
+        case.solve()
+        change = np.abs(case.read(1 - case.fold) - before).max(axis=1)
+        np.testing.assert_allclose(change[case.fold == 0], 0.0, atol=1e-6)
+        assert change[(case.fold == 1) & (case.codes >= 0)].min() > 0
+        np.testing.assert_array_equal(change[case.codes < 0], 0.0)
+
+    @pytest.mark.parametrize("by_fold", [True, False])
+    def test_row_variance(self, case, by_fold):
+        """A row's posterior variance is phi' cov phi, and 0 without a level."""
+        _, covariance = case.exact(by_fold)
+        codes = np.maximum(case.codes, 0)
+        ones = np.ones((len(codes), 1))
+        phi = ones if case.basis is None else case.basis
+        own = covariance[case.fold, codes] if by_fold else covariance[codes]
+        expected = np.einsum("bi,bfij,bj->bf", phi, own, phi)
+        expected[case.codes < 0] = 0.0
+        table = case.effects.folds if by_fold else case.effects.table
+        fold = case.fold if by_fold else None
+        actual = table.row_variance(case.codes, case.basis, case.effects.prior, NOISE, fold)
+        np.testing.assert_allclose(actual, expected, **CLOSE)
+
+    def test_level_without_rows_has_the_prior(self):
+        """An empty level: effects 0, variance phi' Psi phi times the effect variance."""
+        for name in ("intercept", "one basis function", "learned slopes"):
+            case = make_case(name)
+            case.step()
+            case.effects.pool(NOISE)
+            empty, table = case.effects.num_levels - 1, case.effects.table
+            np.testing.assert_array_equal(table.effects[empty], 0.0)
+            codes = tf.fill([len(case.codes)], empty)
+            actual = table.row_variance(codes, case.basis, case.effects.prior, NOISE)
+            prior = case.effects.prior.row_variance(case.basis, len(case.codes))
+            np.testing.assert_allclose(actual, prior, rtol=1e-4, err_msg=name)
+            phi = np.ones((1, 1)) if case.basis is None else case.basis
+            psi = case.effects.coefficient_covariance.numpy()
+            expected = np.einsum("bi,ij,bj->b", phi, psi, phi)[:, None] * EFFECT
+            np.testing.assert_allclose(prior, np.broadcast_to(expected, prior.shape), rtol=1e-4)
+
+    def test_level_variance(self, case):
+        """Variances of combinations of every level's effects are c' cov c."""
+        _, covariance = case.exact(by_fold=False)
+        rows = np.random.default_rng(4).normal(size=(4, case.effects.basis_size))
+        rows = rows.astype(np.float32)
+        expected = np.einsum("ci,lfij,cj->lcf", rows, covariance, rows)
+        table, prior = case.effects.table, case.effects.prior
+        actual = table.level_variance(tf.constant(rows), prior, NOISE)
+        np.testing.assert_allclose(actual, expected, **CLOSE)
+
+    @pytest.mark.parametrize("is_fitted", [False, True])
+    def test_kl_shares_add_up_to_the_kl(self, case, is_fitted):
+        """Summed over the rows: KL(q || p) once per level and fold, in closed form.
+
+        An unfitted table has the posterior's covariance and mean 0.
+        """
+        mean, covariance = case.exact()
+        if is_fitted:
+            case.solve()
+        else:
+            mean = np.zeros_like(mean)
+        psi = case.effects.coefficient_covariance.numpy().astype(np.float64)
+        expected = sum(
+            normal_kl(mean[fold, level, :, f], covariance[fold, level, f], EFFECT[f] * psi)
+            for fold in range(2)
+            for level in range(case.effects.num_levels)
+            for f in range(FEATURES)
+        )
+        folds, prior = case.effects.folds, case.effects.prior
+        shares = folds.kl_share(tf.constant(case.codes), tf.constant(case.fold), prior, NOISE)
+        np.testing.assert_array_equal(shares[case.codes < 0], 0.0)
+        np.testing.assert_allclose(np.sum(shares), expected, rtol=1e-4)
+
+    def test_kl_is_zero_at_the_prior(self):
+        """KL(p || p) = 0: without any row the posterior is the prior."""
+        case = make_case("learned slopes")
+        folds, levels = case.effects.folds, case.effects.num_levels
+        case.effects.set_design(tf.zeros_like(folds.gram), tf.ones_like(folds.count))
+        for fold in range(2):
+            share = folds.kl_share(
+                tf.range(levels), tf.fill([levels], fold), case.effects.prior, NOISE
+            )
+            np.testing.assert_allclose(share, 0.0, atol=1e-5)
+
+
+class TestPooling:
+    def test_pool_is_blup_of_all_rows(self, case):
+        """The folds' tables together hold what the BLUP of all rows needs."""
+        case.solve()
+        case.effects.pool(NOISE)
+        exact = case.exact(by_fold=False)[0]
+        np.testing.assert_allclose(case.effects.table.effects, exact, **CLOSE)
+
+    def test_solve_undoes_precision_product(self, case):
+        """inv(precision) @ precision @ B = B, of both folds and of all rows."""
+        for table in (case.effects.folds, case.effects.table):
+            values = np.random.default_rng(5).normal(size=table.effects.shape).astype(np.float32)
+            prior = case.effects.prior
+            scores = table.precision_product(tf.constant(values), prior, NOISE)
+            actual = table.solve(scores, prior, NOISE)
+            np.testing.assert_allclose(actual, values, rtol=1e-3, atol=1e-3)
+
+    def test_design_of_all_rows_is_the_sum_of_the_folds(self, case):
+        """Gram matrices and counts add up; rows seen before count in both folds and once in all."""
+        folds, table = case.effects.folds, case.effects.table
+        np.testing.assert_allclose(table.gram, np.sum(folds.gram, axis=0), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(table.count, np.sum(folds.count, axis=0), rtol=1e-6)
+        gram, count = tf.identity(folds.gram), tf.identity(folds.count)
+        earlier = 3.0 * np.eye(case.effects.basis_size, dtype=np.float32)
+        earlier = np.broadcast_to(earlier, table.gram.shape)
+        case.effects.set_design(gram, count, earlier)
+        np.testing.assert_allclose(folds.gram, gram + earlier, rtol=1e-6)
+        np.testing.assert_allclose(table.gram, np.sum(gram, axis=0) + earlier, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(folds.count, count)
+
+    def test_grown_keeps_levels_and_adds_priors(self):
+        """More levels: the old ones keep their effects in both folds, new ones are empty."""
+        case = make_case("learned slopes")
+        case.solve()
+        case.effects.pool(NOISE)
+        levels = case.effects.num_levels
+        larger = case.effects.grown(levels + 3)
+        assert larger.num_levels == levels + 3
+        np.testing.assert_array_equal(larger.table.effects[:levels], case.effects.table.effects)
+        np.testing.assert_array_equal(larger.table.effects[levels:], 0.0)
+        tables = larger.folds.effects.numpy()
+        assert tables.shape == (2, levels + 3, 3, FEATURES)
+        np.testing.assert_array_equal(tables[:, :levels], case.table)
+        np.testing.assert_array_equal(tables[:, levels:], 0.0)
+        np.testing.assert_array_equal(larger.effect_variance, EFFECT)
+        np.testing.assert_array_equal(larger.coefficient_covariance, PSI)
+        every = tf.range(levels + 3)
+        basis = tf.constant(np.random.default_rng(7).normal(size=(levels + 3, 3)), tf.float32)
+        variance = larger.table.row_variance(every, basis, larger.prior, NOISE)
+        old = case.effects.table.row_variance(
+            every[:levels], basis[:levels], case.effects.prior, NOISE
+        )
+        np.testing.assert_allclose(variance[:levels], old, rtol=1e-6)
+        prior = larger.prior.row_variance(basis[levels:], 3)
+        np.testing.assert_allclose(variance[levels:], prior, rtol=1e-4)
+
+
+def simulated_folds(
+    levels: int, psi: np.ndarray, effect: np.ndarray, noise: np.ndarray, seed: int
+) -> LevelEffects:
+    """Effects whose tables by fold are the BLUPs of simulated rows, at starting variances.
+
+    Two to six rows per level and fold, each with its own basis vector.
+    """
+    rng = np.random.default_rng(seed)
+    size, width = len(psi), len(effect)
+    counts = rng.integers(2, 7, 2 * levels)
+    both = np.repeat(np.arange(2 * levels), counts).astype(np.int32)
+    codes, fold = both % levels, both // levels
+    basis = rng.normal(size=(len(codes), size)).astype(np.float32)
+    basis[:, 0] = 1.0
+    root = np.linalg.cholesky(psi)
+    drawn = root @ rng.normal(size=(levels, size, width)) * np.sqrt(effect)
+    signal = np.einsum("bm,bmf->bf", basis, drawn[codes])
+    values = signal + rng.normal(size=signal.shape) * np.sqrt(noise)
+    effects = LevelEffects(levels, size, width, learn_coefficient_covariance=size > 1)
+    effects.build()
+    tensor = tf.constant(basis)
+    effects.set_design(
+        design.gram(codes, tensor, levels, fold=fold), design.count(codes, levels, fold=fold)
+    )
+    scores = design.transpose_product(tf.constant(values, tf.float32), codes, tensor, levels, fold)
+    effects.folds.effects.assign(effects.folds.solve(scores / noise, effects.prior, noise))
+    return effects
+
+
+def update_variances(effects: LevelEffects, noise: np.ndarray) -> None:
+    """What a model of one term does between epochs: the prior of what the folds have in common."""
+    tables = tf.convert_to_tensor(effects.folds.effects)
+    product, factor = half_sample_moment(effects, tables, noise)
+    is_learned = effects.learn_coefficient_covariance
+    psi = half_sample_covariance(effects, noise) if is_learned else None
+    effects.set_prior(np.divide(product, factor), psi, noise)
+
+
+class TestVariances:
+    # Starting at 1 and the identity, a factor of 20 away.
+    EFFECT = np.array([0.05, 0.5, 3.0, 20.0], np.float32)
+    NOISE = np.array([0.5, 1.0, 2.0, 1.0], np.float32)
+
+    @pytest.mark.parametrize("psi", [np.eye(1), PSI[:2, :2] * 2 / 2.5, PSI], ids=["1", "2", "3"])
+    def test_recovers_variances(self, psi):
+        """Repeated updates find the variances that the rows were simulated with.
+
+        With 3,000 levels a variance of well-measured effects has a relative standard error of
+        sqrt(2 / 3000) = 2.6 %; that of the faintest feature, with 4 noisy rows per level and
+        fold, about 5 times that: bounds of 5 standard errors.
+        """
+        effects = simulated_folds(3000, psi, self.EFFECT, self.NOISE, seed=0)
+        for _ in range(25):
+            update_variances(effects, self.NOISE)
+        error = effects.effect_variance.numpy() / self.EFFECT - 1
+        assert (np.abs(error) < [0.65, 0.25, 0.15, 0.13]).all(), error
+        np.testing.assert_allclose(effects.coefficient_covariance, psi, atol=0.13)
+
+    def test_update_does_not_depend_on_where_it_starts(self):
+        """The fixed point is one, whatever the variances were before."""
+        found = []
+        for start in (0.1, 10.0):
+            effects = simulated_folds(500, PSI, self.EFFECT, self.NOISE, seed=1)
+            folds, prior = effects.folds, effects.prior
+            scores = folds.precision_product(folds.effects.value, prior, self.NOISE)
+            effects.effect_variance.assign(np.full(4, start))
+            folds.effects.assign(folds.solve(scores, prior, self.NOISE))
+            for _ in range(60):
+                update_variances(effects, self.NOISE)
+            found.append(
+                [*effects.effect_variance.numpy(), *np.ravel(effects.coefficient_covariance)]
+            )
+        np.testing.assert_allclose(found[0], found[1], rtol=0.02, atol=0.01)
+
+    def test_first_update_is_close_at_once(self):
+        """One update from a wrong start already finds most of the way to the truth."""
+        effects = simulated_folds(3000, PSI, self.EFFECT, self.NOISE, seed=0)
+        update_variances(effects, self.NOISE)
+        ratio = effects.effect_variance.numpy() / self.EFFECT
+        assert (np.abs(np.log(ratio)) < np.log(2)).all(), ratio
+
+    def test_keeps_the_tables_at_their_blup(self):
+        """After an update the tables are the BLUPs of the same rows at the new variances."""
+        case = make_case("learned slopes")
+        case.solve()
+        folds, prior = case.effects.folds, case.effects.prior
+        scores = folds.precision_product(folds.effects.value, prior, NOISE)
+        update_variances(case.effects, NOISE)
+        assert np.abs(case.effects.effect_variance / EFFECT - 1).max() > 0.1
+        again = folds.precision_product(folds.effects.value, prior, NOISE)
+        np.testing.assert_allclose(again, scores, rtol=1e-2, atol=1e-2)
+
+    def test_absent_effects_have_no_variance(self):
+        """Without any effect the estimate is about 0: below 5 standard errors, 1 / sqrt(levels)."""
+        effects = simulated_folds(2000, np.eye(1), np.full(4, 1e-12), self.NOISE, seed=2)
+        for _ in range(10):
+            update_variances(effects, self.NOISE)
+        # The product of two means of about 4 rows has the standard deviation noise / 4.
+        assert (effects.effect_variance.numpy() < 5 * self.NOISE / 3 / np.sqrt(2000)).all()
+        assert (effects.effect_variance.numpy() >= EFFECT_VARIANCE_FLOOR * 0.999).all()
+        assert np.isfinite(effects.folds.effects).all()
+
+    def test_prior_draws_have_the_prior_covariance(self):
+        """`LevelPrior.sample`: covariance effect_variance * Psi, within 5 / sqrt(levels)."""
+        prior = LevelPrior(3, FEATURES, learn_coefficient_covariance=True)
+        prior.build()
+        prior.assign(EFFECT, PSI)
+        draws = prior.sample(4000, seed=0).numpy() / np.sqrt(EFFECT)
+        for feature in range(FEATURES):
+            covariance = draws[:, :, feature].T @ draws[:, :, feature] / 4000
+            np.testing.assert_allclose(covariance, PSI, atol=5 / np.sqrt(4000) * PSI.max())
+
+    @pytest.mark.parametrize("name", ["intercept", "fixed slopes", "learned slopes"])
+    def test_sample_variance_is_the_variance_of_the_draws(self, name):
+        """The variance of drawn effects is their prior's, within 5 standard errors.
+
+        A variance of n independent coefficients has the relative standard error sqrt(2 / n).
+        """
+        levels, size, is_learned = SHAPES[name]
+        effects = LevelEffects(2000, size or 1, FEATURES, is_learned)
+        effects.build()
+        effects.prior.assign(EFFECT, PSI if is_learned else None)
+        found = sample_variance(effects, effects.prior.sample(2000, seed=1))
+        error = np.asarray(found) / EFFECT - 1
+        assert (np.abs(error) < 5 * np.sqrt(2 / (2000 * (size or 1)))).all(), error
+
+
+class TestPrior:
+    @pytest.fixture
+    def prior(self) -> LevelPrior:
+        prior = LevelPrior(3, FEATURES, learn_coefficient_covariance=True)
+        prior.build()
+        prior.assign(EFFECT, PSI)
+        return prior
+
+    def test_product_is_the_prior_precision(self, prior):
+        """`product` multiplies by inv(effect_variance * Psi), feature by feature."""
+        values = np.random.default_rng(8).normal(size=(2, 4, 3, FEATURES)).astype(np.float32)
+        actual = prior.product(tf.constant(values))
+        for f in range(FEATURES):
+            expected = np.einsum("ij,klj->kli", np.linalg.inv(EFFECT[f] * PSI), values[..., f])
+            np.testing.assert_allclose(actual[..., f], expected, rtol=1e-3, atol=1e-3)
+
+    def test_log_det_is_that_of_the_covariance(self, prior):
+        """`log_det` is log |effect_variance * Psi| of every feature."""
+        expected = [np.linalg.slogdet(variance * PSI)[1] for variance in EFFECT]
+        np.testing.assert_allclose(prior.log_det(), expected, rtol=1e-4)
+
+    def test_inverse_block_is_the_inverse(self, prior):
+        """`inverse_block` is inv(Psi), and the identity where Psi is not learned."""
+        expected = np.linalg.inv(PSI.astype(np.float64))
+        np.testing.assert_allclose(prior.inverse_block("float64"), expected, rtol=1e-4, atol=1e-5)
+        fixed = LevelPrior(3, FEATURES)
+        fixed.build()
+        np.testing.assert_array_equal(fixed.inverse_block(), np.eye(3))
+
+    def test_variances_have_a_floor(self, prior):
+        """A variance of 0 is raised to the floor; Psi stays if none is given."""
+        prior.assign(np.zeros(FEATURES))
+        np.testing.assert_allclose(prior.effect_variance, EFFECT_VARIANCE_FLOOR, rtol=1e-6)
+        np.testing.assert_array_equal(prior.coefficient_covariance, PSI)
+
+
+class TestEquivalence:
+    def test_spatial_without_correlation_is_categorical(self):
+        """A process whose kernel matrix is the identity: every place has its own effect."""
+        categorical = make_case("intercept")
+        places = np.arange(6, dtype=np.float64)[:, None]
+        np.testing.assert_allclose(kernel_matrix("rbf", places, places, 0.05), np.eye(6), atol=1e-9)
+        features = KernelBasis.of(Stationary("rbf"), places, 0.05, "float64")
+        phi = features.features(tf.constant(places)).numpy()
+        basis = phi[np.maximum(categorical.codes, 0)].astype(np.float32)
+        effects = LevelEffects(1, 6, FEATURES)
+        effects.build()
+        effects.effect_variance.assign(EFFECT)
+        codes, fold = np.minimum(categorical.codes, 0), categorical.fold
+        spatial = Case(effects, codes, fold, basis, categorical.values, categorical.weights)
+        effects.set_design(
+            design.gram(codes, tf.constant(basis), 1, fold=fold), design.count(codes, 1, fold=fold)
+        )
+        categorical.step()
+        spatial.step()
+        at_places = np.einsum("qm,kmf->kqf", phi, spatial.table[:, 0])
+        np.testing.assert_allclose(at_places, categorical.table[:, :, 0], **CLOSE)
+        levels = categorical.effects
+        np.testing.assert_allclose(
+            effects.folds.row_variance(codes, tf.constant(basis), effects.prior, NOISE, fold),
+            levels.folds.row_variance(categorical.codes, None, levels.prior, NOISE, fold),
+            **CLOSE,
+        )
+        np.testing.assert_allclose(
+            np.sum(effects.folds.kl_share(codes, fold, effects.prior, NOISE)),
+            np.sum(levels.folds.kl_share(categorical.codes, fold, levels.prior, NOISE)),
+            rtol=1e-4,
+        )
+
+    def test_slopes_of_degree_zero_are_intercepts(self):
+        """RandomSlopes of degree 0 encodes rows, basis and prior as RandomIntercept does."""
+        data = {"g": np.array(["a", "b", "a", "b", "c"]), "t": np.arange(5.0)}
+        terms = [RandomIntercept("g"), RandomSlopes("g", time="t", degree=0)]
+        encoded = []
+        for term in terms:
+            columns = normalised(term, data)
+            term.update_state(columns)
+            term.finalize_state()
+            encoded.append(term.encode(columns))
+            assert term.basis(encoded[-1]) is None
+            assert not term.learn_coefficient_covariance
+            assert (term.num_levels, term.basis_size) == (3, 1)
+        np.testing.assert_array_equal(encoded[0]["codes"], encoded[1]["codes"])
+
+    def test_constant_basis_is_no_basis(self):
+        """One basis function of ones gives the random intercept's table."""
+        case = make_case("intercept")
+        case.step()
+        expected = case.table
+        case.effects.folds.effects.assign(tf.zeros_like(expected))
+        case.basis = np.ones((len(case.codes), 1), np.float32)
+        case.step()
+        np.testing.assert_allclose(case.table, expected, rtol=1e-6)
+
+    def test_features_apart_are_features_together(self):
+        """Every feature has its own variances and does not see the others."""
+        case = make_case("learned slopes")
+        case.step()
+        expected = case.table
+        case.values = case.values * [1, 0, 0]
+        case.effects.folds.effects.assign(tf.zeros_like(expected))
+        case.step()
+        np.testing.assert_allclose(case.table[..., 0], expected[..., 0], rtol=1e-6)
+        np.testing.assert_array_equal(case.table[..., 1:], 0.0)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_config_round_trip(name):
+    """The configurations make layers with weights of the same shapes."""
+    effects = make_case(name).effects
+    for layer in (effects, effects.prior, effects.table, effects.folds):
+        again = type(layer).from_config(layer.get_config())
+        again.build()
+        assert [w.shape for w in again.weights] == [w.shape for w in layer.weights]
+        assert again.get_config() == layer.get_config()
+        assert not again.trainable_weights
+
+
+def test_table_without_design_has_means_only():
+    """An amortized term's table keeps its effects and no Gram matrices."""
+    table = EffectsTable(4, 2, FEATURES, has_design=False)
+    table.build()
+    assert [weight.shape for weight in table.weights] == [(4, 2, FEATURES)]
