@@ -115,6 +115,8 @@ class LatentEncoder(_GaussianNetwork):
         seed: Optional int that fixes the heads' initial weights.
     """
 
+    trunk: keras.Layer
+
     def __init__(
         self, trunk: keras.Layer, latent_dim: int, seed: int | None = None, **kwargs: Any
     ) -> None:
