@@ -67,12 +67,7 @@ def check_arguments(
 
 
 def clone_terms(terms: Sequence[RandomEffect] | str) -> list[RandomEffect]:
-    """Fresh copies of the terms, or of a formula's, so that no two models share one's state.
-
-    Raises:
-        ValueError: If the formula cannot be read, an element is no term, two share a name, or a
-            column is called as the features are.
-    """
+    """Copies of the terms, or of a formula's, so that two models share no state."""
     terms = as_terms(terms)
     for term in terms:
         if not isinstance(term, RandomEffect):
@@ -86,7 +81,8 @@ def clone_terms(terms: Sequence[RandomEffect] | str) -> list[RandomEffect]:
                 + received(columns=term.columns)
             )
     labels = [term.label for term in terms]
-    # The names of weights and signatures have "_" for all but letters, digits, ".", "-" and "_".
+    # Names of weights and signatures hold letters, digits, ".", "-" and "_". The name of a term has
+    # "_" for all other characters, so different labels may have one name.
     names = [term.name for term in terms]
     if len(set(names)) != len(names):
         raise ValueError(

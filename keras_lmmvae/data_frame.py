@@ -1,4 +1,4 @@
-"""From data frames to the dict of columns that models read."""
+"""Turns data frames into the dict of columns that models read."""
 
 from __future__ import annotations
 
@@ -30,11 +30,7 @@ _LENGTHS_OF_TIME = ("timedelta64", "timedelta")
 
 
 class FrameColumns(dict[str, np.ndarray]):
-    """A dict of columns that remembers what the features are called; `adapt` asks it.
-
-    Attributes:
-        feature_names: List of `p` strings; `None` if they have no names.
-    """
+    """A dict of columns with the names of the features, or `None`, which `adapt` takes over."""
 
     feature_names: list[str] | None = None
 
@@ -46,29 +42,29 @@ def from_dataframe(
 ) -> FrameColumns:
     """Splits a data frame into the features "x" and the columns of the random effects.
 
-    - Features are numbers or Booleans (0 and 1), nullable ones, too; missing cells become NaN.
-    - Keys are strings, whole numbers, Booleans, categories or dates, which become text such as
+    - Features are numbers or Booleans (0 and 1), also of nullable types. Missing cells become NaN.
+    - Keys are strings, whole numbers, Booleans, categories or dates. Dates become text such as
       "2024-02-29" (with a time of day: "2024-02-29T13:00:00"). Missing keys become the null key.
-    - Times, covariates and coordinates are numbers; dates become days since 1970-01-01 (in UTC
-      if they have a time zone), lengths of time become days, both float64. A slope's intercept is
-      then the effect in 1970: for the effect at the study's begin count the days from there.
+    - Times, covariates and coordinates are numbers. Dates become days since 1970-01-01 (in UTC
+      if they have a time zone), and lengths of time become days, both float64. The intercept of a
+      slope is then the effect in 1970. For the effect at the start of a study, count days from it.
 
-    A column "a.b" of a term that joins the keys of "a" and "b" is made of these if need be.
+    If a term reads a column "a.b" that the frame lacks, the keys of "a" and "b" are joined.
 
     Args:
         df: Data frame of `n` rows, of pandas or with a method `to_pandas` (Polars, Arrow).
         features: Names of the `p` feature columns, in the order of "x". Defaults to the numeric
-            columns that no term uses; for new rows give `model.feature_names`.
+            columns that no term uses. For new rows give `model.feature_names`.
         random_effects: Terms, as given to `LMMVAE` or taken from `model.random_effects`, or a
             formula.
 
     Returns:
-        Dict with "x", float array `(n, p)`, and the columns of the terms; its `feature_names`
-        are those that `model.adapt` takes over.
+        Dict with "x", float array `(n, p)`, and the columns of the terms. `model.adapt` takes
+        over its `feature_names`.
 
     Raises:
         ValueError: If a column is missing or named twice, a feature is not numeric, a column is
-            a feature and a group at once, or does not hold what its term needs.
+            both a feature and a group, or does not hold what its term needs.
 
     Example:
         >>> import pandas as pd
@@ -106,11 +102,7 @@ def from_dataframe(
 
 
 def as_pandas(df: Any) -> pd.DataFrame:
-    """A data frame of pandas, from one of its own or of another library.
-
-    Raises:
-        ValueError: If `df` is no data frame, or has two columns of one name.
-    """
+    """A data frame of pandas; raises a ValueError if two columns have one name."""
     if not isinstance(df, pd.DataFrame):
         convert = getattr(df, "to_pandas", None)
         frame = convert() if callable(convert) else None
@@ -129,13 +121,6 @@ def as_pandas(df: Any) -> pd.DataFrame:
 
 def numeric_features(df: Any, random_effects: Sequence[RandomEffect] | str = ()) -> list[Any]:
     """The columns of numbers or Booleans that no term uses, in the frame's order.
-
-    Args:
-        df: Data frame, as for `from_dataframe`.
-        random_effects: Terms, or a formula.
-
-    Raises:
-        ValueError: If there is none.
 
     Example:
         >>> import pandas as pd
@@ -166,7 +151,7 @@ def _is_numeric(series: pd.Series) -> bool:
 def _checked_features(
     frame: pd.DataFrame, features: Sequence[Any], terms: Sequence[RandomEffect]
 ) -> list[Any]:
-    """The features as a list, each named once, none of them the key of a group."""
+    """The features as a list, each named once, without keys of groups."""
     if isinstance(features, str):
         raise ValueError("`features` must be a list of names. " + received(features=features))
     names = list(features)
@@ -188,14 +173,14 @@ def _checked_features(
 
 
 def _kind(series: pd.Series) -> str:
-    """What a column holds, missing values left out; dates of Arrow are dates, too."""
+    """The kind of a column's values without missing ones. Dates of Arrow are dates, too."""
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
         return "datetime64"
     return str(pd.api.types.infer_dtype(series, skipna=True))
 
 
 def _numbers(name: str, series: pd.Series) -> np.ndarray:
-    """A column of numbers; dates and lengths of time in days."""
+    """A column of numbers, with dates and lengths of time in days."""
     series = as_series(name, series)
     kind = _kind(series)
     if kind == "period":
@@ -208,13 +193,13 @@ def _numbers(name: str, series: pd.Series) -> np.ndarray:
 
 
 def _keys(name: str, series: pd.Series) -> np.ndarray:
-    """A column of keys; dates and periods as text."""
+    """A column of keys, with dates and periods as text."""
     series = as_series(name, series)
     kind = _kind(series)
     if kind in (*_DATES, "period"):
         codes, levels = pd.factorize(series)
         texts = [str(level) if kind == "period" else _date_text(level) for level in levels]
-        series = pd.Series(np.array([*texts, None], object)[codes])  # code -1: missing
+        series = pd.Series(np.array([*texts, None], object)[codes])  # Code -1 is a missing key.
     return as_keys(name, series)
 
 

@@ -1,4 +1,4 @@
-"""What the features are called, and which of them a name means."""
+"""Names of the features."""
 
 from __future__ import annotations
 
@@ -15,16 +15,7 @@ __all__ = ["check_feature_names", "feature_number", "listed", "names_of"]
 
 
 def feature_number(feature: int | str, names: Sequence[str], num_features: int) -> int:
-    """The number of a feature, of its number or its name.
-
-    Args:
-        feature: A name, or an int in `[0, p)`.
-        names: The names; empty if the features have none.
-        num_features: Positive int, `p`.
-
-    Raises:
-        ValueError: If there is no such feature.
-    """
+    """The number in `[0, p)` of a feature that is given by its number or its name."""
     if isinstance(feature, (int, np.integer)) and not isinstance(feature, bool):
         if 0 <= feature < num_features:
             return int(feature)
@@ -38,13 +29,9 @@ def feature_number(feature: int | str, names: Sequence[str], num_features: int) 
 
 
 def names_of(data: Any) -> list[str] | None:
-    """The names that data bring along: of their own, or of a data frame under "x".
+    """The `feature_names` of data, or those of a data frame under "x"; `None` if there are none.
 
-    Args:
-        data: Dict of columns, or a dataset, which brings none.
-
-    Returns:
-        A list of strings, or `None`; a frame's `0 ... p - 1` are no names.
+    Datasets bring no names, and the columns `0 ... p - 1` of a frame are not names.
     """
     if not isinstance(data, Mapping):
         return None
@@ -60,11 +47,7 @@ def names_of(data: Any) -> list[str] | None:
 def check_feature_names(
     feature_names: Sequence[str] | None, num_features: int
 ) -> tuple[str, ...] | None:
-    """Checks names of the features, and returns them as a tuple.
-
-    Raises:
-        ValueError: If they are not `p` different non-empty strings.
-    """
+    """Checks that names are `p` different non-empty strings, and returns them as a tuple."""
     if feature_names is None:
         return None
     names = [feature_names] if isinstance(feature_names, str) else list(feature_names)
@@ -85,7 +68,7 @@ def check_feature_names(
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
-    """The first names of many, and how many there are.
+    """The first names, and the number of all of them.
 
     Example:
         >>> listed(["height", "weight", "age"], most=2)

@@ -16,19 +16,19 @@ __all__ = ["as_terms", "random_effects_from_formula"]
 
 
 def as_terms(random_effects: Sequence[RandomEffect] | str) -> Sequence[RandomEffect]:
-    """The terms of a formula; terms stay as they are."""
+    """The terms of a formula. Terms are returned as they are."""
     if isinstance(random_effects, str):
         return random_effects_from_formula(random_effects)
     return random_effects
 
 
 def random_effects_from_formula(formula: str) -> list[RandomEffect]:
-    """The terms that a formula in the manner of lme4 stands for.
+    """Makes the terms of a formula as in lme4.
 
         formula := term + term + ...
         term    := (slopes | groups)  or  name(column, ... [| group], option=value, ...)
-        slopes  := 1, t, t^2, dose, ... joined by +; the intercept is there without the 1, too
-        groups  := column, or a:b (their keys together), or a/b for a and a:b
+        slopes  := 1, t, t^2, dose, ... joined by +; without the 1 there is an intercept, too
+        groups  := column, or a:b (their joined keys), or a/b for a and a:b
 
         (1 | store)                  RandomIntercept("store")
         (1 | school:class)           RandomIntercept("school.class", name="school:class")
@@ -37,15 +37,15 @@ def random_effects_from_formula(formula: str) -> list[RandomEffect]:
         (1 + dose + age | patient)   RandomSlopes("patient", covariates=["dose", "age"])
         gp(lon, lat, kernel=rbf)     SpatialEffect(("lon", "lat"), kernel="rbf")
 
-    Powers may be written `t^2`, `I(t^2)` or `poly(t, 2)`, with the lower ones beside them. One
-    column alone, as in `(1 + t | patient)`, is the time of a straight line. Names that are no
-    words stand in backquotes. Options of `gp` are the arguments of `SpatialEffect`. Any other
-    subclass of `RandomEffect` is called by its `formula_name`. The combined column "school.class"
-    need not be among the data if "school" and "class" are; `tf.data` datasets and requests have
-    to bring it.
+    Write powers as `t^2`, `I(t^2)` or `poly(t, 2)`, together with all lower powers. A single
+    column, as in `(1 + t | patient)`, is the time of a straight line. Put names with spaces or
+    signs in backquotes. Options of `gp` are the arguments of `SpatialEffect`. Any other subclass
+    of `RandomEffect` has its `formula_name`. The combined column "school.class" is made from
+    "school" and "class" if the data lack it; `tf.data` datasets and requests must contain it.
 
-    There are no fixed effects, for the latent part stands in their place; every slope has its
-    intercept; coefficients of one group are correlated. The formula is read, never executed.
+    There are no fixed effects, because the latent part takes their place. Every slope has an
+    intercept, and the coefficients of one group are correlated. The formula is parsed, never
+    executed.
 
     Args:
         formula: The formula.
@@ -54,7 +54,7 @@ def random_effects_from_formula(formula: str) -> list[RandomEffect]:
         The terms, in the order of the formula.
 
     Raises:
-        ValueError: If the formula cannot be read, or asks for what is not there; the error says
+        ValueError: If the formula cannot be read, or asks for what does not exist. The error says
             where, and what to write instead.
 
     Example:
@@ -75,18 +75,17 @@ def random_effects_from_formula(formula: str) -> list[RandomEffect]:
 
 
 class _Parser(FormulaReader):
-    """Makes terms of what it reads."""
+    """Makes the terms of a formula."""
 
     def __init__(self, formula: str) -> None:
         super().__init__(formula)
         self.groups: set[frozenset[str]] = set()
 
     def parse(self) -> list[RandomEffect]:
-        if any(token.kind == "~" for token in self.tokens):
-            start = next(token.start for token in self.tokens if token.kind == "~")
-            self.fail(
-                "must name the random effects only: leave out '~' and what stands before it", start
-            )
+        for token in self.tokens:
+            if token.kind == "~":
+                problem = "must name the random effects only: leave out '~' and all before it"
+                self.fail(problem, token.start)
         terms = self.term()
         while self.skip("+"):
             terms += self.term()
@@ -103,7 +102,7 @@ class _Parser(FormulaReader):
         if not self.skip("("):
             if start.kind in ("name", "number"):
                 self.fail(
-                    "has no fixed effects, for the latent part stands in their place: put "
+                    "has no fixed effects, because the latent part takes their place: put "
                     "columns among the features, or write a random effect such as '(1 | store)'"
                 )
             self.fail("must have a term here, such as '(1 | store)' or 'gp(lon, lat)'")
@@ -195,7 +194,7 @@ class _Parser(FormulaReader):
     # Right of the bar ---------------------------------------------------------------------------
 
     def group_columns(self) -> list[tuple[list[str], int]]:
-        """Columns whose keys make a group, and their place: "a/b" gives "a", and "a" with "b"."""
+        """Columns of each group and their position. "a/b" gives the groups "a" and "a:b"."""
         start, columns = self.token.start, [self.interaction()]
         while self.skip("/"):
             columns.append([*columns[-1], *self.interaction()])
@@ -227,15 +226,8 @@ class _Parser(FormulaReader):
         time = powered[0] if powered else next(iter(slopes)) if len(slopes) == 1 else None
         covariates = [name for name in slopes if name != time]
         degree = 1 if time is None else slopes[time]
-        return self.made(
-            start,
-            RandomSlopes,
-            column,
-            time=time,
-            degree=degree,
-            covariates=covariates,
-            name=name,
-        )
+        options = {"time": time, "degree": degree, "covariates": covariates, "name": name}
+        return self.made(start, RandomSlopes, column, **options)
 
     # Terms that are called by a name ------------------------------------------------------------
 
@@ -283,7 +275,7 @@ class _Parser(FormulaReader):
     def made(
         self, start: int, make: Callable[..., RandomEffect], *arguments: Any, **options: Any
     ) -> RandomEffect:
-        """A term; its own objections get the place in the formula."""
+        """A term; its own errors get the position in the formula."""
         try:
             term = make(*arguments, **options)
         except (TypeError, ValueError) as error:
@@ -296,11 +288,11 @@ def _power(column: str, power: int) -> str:
 
 
 def _called() -> dict[str, type[RandomEffect]]:
-    """Name in formulas -> class, of all terms that are called by one."""
+    """Name in formulas -> class, for all terms with a name."""
     return {kind.formula_name: kind for kind in term_classes() if kind.formula_name is not None}
 
 
 def _options(kind: type[RandomEffect], num_columns: int, has_group: bool) -> list[str]:
-    """Arguments of a class of terms that are no columns."""
+    """Arguments of a class of terms that are not columns."""
     taken = 1 + num_columns if has_group else 1
     return list(inspect.signature(kind).parameters)[taken:]

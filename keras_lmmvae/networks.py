@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 import tensorflow as tf
@@ -17,7 +17,7 @@ __all__ = [
     "layer_seeds",
 ]
 
-# exp of these bounds: no posterior variance that float32 arithmetic cannot tell from 0 or infinity.
+# Bounds of log variances, so that float32 can tell every posterior variance from 0 and infinity.
 _LOG_VAR_BOUNDS = (-14.0, 6.0)
 
 
@@ -34,29 +34,77 @@ def dense_stack(
     hidden_units: Sequence[int], activation: Any, name: str, dtype: Any, seed: int | None
 ) -> keras.Sequential:
     """Dense layers of the given widths, all with `activation`."""
-    return keras.Sequential(
-        [
+    layers = []
+    for number, units in enumerate(hidden_units):
+        initializer = _kernel_initializer(seed, number)
+        layers.append(
             keras.layers.Dense(
-                units,
-                activation=activation,
-                kernel_initializer=_kernel_initializer(seed, number),
-                dtype=dtype,
+                units, activation=activation, kernel_initializer=initializer, dtype=dtype
             )
-            for number, units in enumerate(hidden_units)
-        ],
-        name=name,
-    )
+        )
+    return keras.Sequential(layers, name=name)
 
 
-def _head(width: int, name: str, seed: int | None, number: int = 0) -> keras.layers.Dense:
-    """Linear layer that ends a network; float32 whatever the policy of the layers before."""
-    return keras.layers.Dense(
-        width, kernel_initializer=_kernel_initializer(seed, number), dtype="float32", name=name
-    )
+class _Network(keras.Layer):
+    """A trunk, which may be missing, and linear heads on its output."""
+
+    def __init__(self, trunk: keras.Layer | None, seed: int | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trunk = trunk
+        self.seed = seed
+
+    def make_head(self, width: int, name: str, number: int = 0) -> keras.layers.Dense:
+        """A linear layer in float32, whatever the policy of the trunk."""
+        initializer = _kernel_initializer(self.seed, number)
+        return keras.layers.Dense(width, kernel_initializer=initializer, dtype="float32", name=name)
+
+    def build_trunk(self, input_shape: Any) -> Any:
+        """Builds the trunk, unless it is built, and returns the shape of its output."""
+        if self.trunk is None:
+            return input_shape
+        if not self.trunk.built:
+            self.trunk.build(input_shape)
+        return self.trunk.compute_output_shape(input_shape)
+
+    def hidden(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Output of the trunk, `(b, h)`."""
+        return inputs if self.trunk is None else self.trunk(inputs, training=training)
+
+    def get_config(self) -> dict[str, Any]:
+        trunk = None if self.trunk is None else keras.saving.serialize_keras_object(self.trunk)
+        return {**super().get_config(), "trunk": trunk, "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        trunk = config.pop("trunk")
+        if trunk is not None:
+            trunk = keras.saving.deserialize_keras_object(trunk)
+        return cls(trunk=trunk, **config)
+
+
+class _GaussianNetwork(_Network):
+    """A network with two heads: means and log variances of a Gaussian."""
+
+    def make_heads(self, width: int, name: str) -> None:
+        """Makes the heads `<name>_mean` and `<name>_log_var`."""
+        self.mean_head = self.make_head(width, f"{name}_mean")
+        self.log_var_head = self.make_head(width, f"{name}_log_var", 1)
+
+    def build(self, input_shape: Any) -> None:
+        hidden = self.build_trunk(input_shape)
+        self.mean_head.build(hidden)
+        self.log_var_head.build(hidden)
+        self.built = True
+
+    def moments(self, inputs: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mean and bounded log variance, `(b, width)` each."""
+        hidden = self.hidden(inputs, training)
+        log_var = keras.ops.clip(self.log_var_head(hidden), *_LOG_VAR_BOUNDS)
+        return self.mean_head(hidden), log_var
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class LatentEncoder(keras.Layer):
+class LatentEncoder(_GaussianNetwork):
     """Gaussian posterior of the latent: a trunk with two linear heads.
 
         q(u[i]) = Normal(latent_mean, exp(latent_log_var))
@@ -67,59 +115,34 @@ class LatentEncoder(keras.Layer):
         seed: Optional int that fixes the heads' initial weights.
     """
 
+    trunk: keras.Layer
+
     def __init__(
         self, trunk: keras.Layer, latent_dim: int, seed: int | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
-        self.trunk = trunk
+        super().__init__(trunk, seed, **kwargs)
         self.latent_dim = latent_dim
-        self.seed = seed
-        self.mean_head = _head(latent_dim, "latent_mean", seed)
-        self.log_var_head = _head(latent_dim, "latent_log_var", seed, 1)
-
-    def build(self, input_shape: Any) -> None:
-        if not self.trunk.built:
-            self.trunk.build(input_shape)
-        hidden = self.trunk.compute_output_shape(input_shape)
-        self.mean_head.build(hidden)
-        self.log_var_head.build(hidden)
-        self.built = True
-
-    def hidden(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Output of the trunk, `(b, h)`."""
-        return self.trunk(inputs, training=training)
+        self.make_heads(latent_dim, "latent")
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        hidden = self.hidden(inputs, training=training)
-        log_var = keras.ops.clip(self.log_var_head(hidden), *_LOG_VAR_BOUNDS)
-        return self.mean_head(hidden), log_var
+        return self.moments(inputs, training)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         shape = (input_shape[0], self.latent_dim)
         return shape, shape
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "trunk": keras.saving.serialize_keras_object(self.trunk),
-            "latent_dim": self.latent_dim,
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> LatentEncoder:
-        trunk = keras.saving.deserialize_keras_object(config.pop("trunk"))
-        return cls(trunk, **config)
+        return {**super().get_config(), "latent_dim": self.latent_dim}
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class LatentDecoder(keras.Layer):
+class LatentDecoder(_Network):
     """The mean function f of the features: a trunk with a linear head.
 
     Args:
         trunk: Keras model or layer `(b, d) -> (b, h)`.
         num_features: Positive int, `p`.
-        has_head: Whether a linear layer follows the trunk; without, the trunk must end in `p`.
+        has_head: Whether a linear layer follows the trunk. Without, the trunk must end in `p`.
         seed: Optional int that fixes the head's initial weights.
     """
 
@@ -131,44 +154,31 @@ class LatentDecoder(keras.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.trunk = trunk
+        super().__init__(trunk, seed, **kwargs)
         self.num_features = num_features
         self.has_head = has_head
-        self.seed = seed
-        self.head = _head(num_features, "features", seed)
+        self.head = self.make_head(num_features, "features")
 
     def build(self, input_shape: Any) -> None:
-        if not self.trunk.built:
-            self.trunk.build(input_shape)
+        hidden = self.build_trunk(input_shape)
         if self.has_head:
-            self.head.build(self.trunk.compute_output_shape(input_shape))
+            self.head.build(hidden)
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        hidden = self.trunk(inputs, training=training)
+        hidden = self.hidden(inputs, training)
         return self.head(hidden) if self.has_head else keras.ops.cast(hidden, "float32")
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return (input_shape[0], self.num_features)
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "trunk": keras.saving.serialize_keras_object(self.trunk),
-            "num_features": self.num_features,
-            "has_head": self.has_head,
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> LatentDecoder:
-        trunk = keras.saving.deserialize_keras_object(config.pop("trunk"))
-        return cls(trunk, **config)
+        own = {"num_features": self.num_features, "has_head": self.has_head}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class EffectsEncoder(keras.Layer):
+class EffectsEncoder(_GaussianNetwork):
     """Gaussian codes of the rows for every random-effects term: the paper's second encoder.
 
         q(b_k[i]) = Normal(mean_k, exp(log_var_k)),    c_k vectors of p values each
@@ -189,29 +199,14 @@ class EffectsEncoder(keras.Layer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(trunk, seed, **kwargs)
         self.code_sizes = tuple(code_sizes)
         self.num_features = num_features
-        self.trunk = trunk
-        width = sum(self.code_sizes) * num_features
-        self.seed = seed
-        self.mean_head = _head(width, "code_mean", seed)
-        self.log_var_head = _head(width, "code_log_var", seed, 1)
-
-    def build(self, input_shape: Any) -> None:
-        if self.trunk is not None:
-            if not self.trunk.built:
-                self.trunk.build(input_shape)
-            input_shape = self.trunk.compute_output_shape(input_shape)
-        self.mean_head.build(input_shape)
-        self.log_var_head.build(input_shape)
-        self.built = True
+        self.make_heads(sum(self.code_sizes) * num_features, "code")
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> list[tuple[tf.Tensor, tf.Tensor]]:
-        hidden = inputs if self.trunk is None else self.trunk(inputs, training=training)
-        log_var = keras.ops.clip(self.log_var_head(hidden), *_LOG_VAR_BOUNDS)
-        means = self._split(self.mean_head(hidden))
-        return list(zip(means, self._split(log_var), strict=True))
+        mean, log_var = self.moments(inputs, training)
+        return list(zip(self._split(mean), self._split(log_var), strict=True))
 
     def _split(self, values: tf.Tensor) -> list[tf.Tensor]:
         """`(b, sum of c * p)` to one `(b, c, p)` a term."""
@@ -227,21 +222,8 @@ class EffectsEncoder(keras.Layer):
         return [(shape, shape) for shape in shapes]
 
     def get_config(self) -> dict[str, Any]:
-        trunk = None if self.trunk is None else keras.saving.serialize_keras_object(self.trunk)
-        return {
-            **super().get_config(),
-            "code_sizes": self.code_sizes,
-            "num_features": self.num_features,
-            "trunk": trunk,
-            "seed": self.seed,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> EffectsEncoder:
-        trunk = config.pop("trunk")
-        if trunk is not None:
-            trunk = keras.saving.deserialize_keras_object(trunk)
-        return cls(trunk=trunk, **config)
+        own = {"code_sizes": self.code_sizes, "num_features": self.num_features}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
@@ -251,8 +233,8 @@ class LatentNetworks(keras.Layer):
         q(u[i]) = Normal(mean(v), diag(exp(log_var(v)))),    v = (x[i] - contribution) / scale
         f(u[i]) = scale * decoder(u[i])
 
-    The encoder reads the row without its random effects. What is left has the standard deviation
-    `scale`, so that the networks work on unit variance, however large the effects are.
+    The encoder reads the row without its random effects. The difference has the standard
+    deviation `scale`, so that the networks work on unit variance for effects of any size.
 
     Args:
         encoder: The `LatentEncoder`.
@@ -286,18 +268,9 @@ class LatentNetworks(keras.Layer):
         reads_effects: bool = False,
         policy: Any = None,
     ) -> LatentNetworks:
-        """Dense networks of the given widths, or around given trunks.
+        """Dense networks of the given widths, mirrored in the decoder, or around given trunks.
 
-        Args:
-            num_features: Positive int, `p`.
-            latent_dim: Positive int, `d`.
-            hidden_units: Widths of the encoder's layers, mirrored in the decoder.
-            activation: Activation of the layers.
-            seeds: Seeds of the networks.
-            encoder: Optional trunk `(b, p) -> (b, h)` instead of dense layers.
-            decoder: Optional trunk `(b, d) -> (b, h)`, or `(b, d) -> (b, p)`, which needs no head.
-            reads_effects: Whether the encoder reads the row with its effects.
-            policy: Optional dtype policy.
+        A given decoder `(b, d) -> (b, p)` needs no head, one `(b, d) -> (b, h)` gets one.
         """
         trunk = encoder or dense_stack(
             hidden_units, activation, "encoder_trunk", policy, next(seeds)
@@ -328,7 +301,7 @@ class LatentNetworks(keras.Layer):
     def encoder_input(
         self, x: tf.Tensor, contribution: tf.Tensor, observed: tf.Tensor | None
     ) -> tf.Tensor:
-        """What the encoder reads of rows: 0 in missing cells."""
+        """The encoder's input, with 0 in missing cells."""
         values = x if self.reads_effects else x - contribution
         values = values / self.scale
         return values if observed is None else tf.where(observed, values, 0.0)
@@ -340,14 +313,7 @@ class LatentNetworks(keras.Layer):
         observed: tf.Tensor | None = None,
         training: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Mean and log variance of q(u), `(b, d)` each.
-
-        Args:
-            x: Float tensor `(b, p)`, standardised features.
-            contribution: Float tensor `(b, p)`, the rows' effects.
-            observed: Bool tensor `(b, p)`, or `None` if all cells are.
-            training: Whether the networks are trained.
-        """
+        """Mean and log variance of q(u), `(b, d)` each, of standardised rows and their effects."""
         return self.encoder(self.encoder_input(x, contribution, observed), training=training)
 
     def decode(self, latent: tf.Tensor, training: bool = False) -> tf.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,13 +31,13 @@ class LMMVAETransformer(
     TransformerMixin,
     BaseEstimator,  # type: ignore[misc]
 ):
-    """`LMMVAE` with scikit-learn's manners: a data frame in, latent means out.
+    """`LMMVAE` with scikit-learn's interface: from a data frame to latent means.
 
         x[i] = f(u[i]) + sum{ Z_k[i] @ B_k : k=1...K } + e[i],    transform: E[u[i] | x[i]]
 
-    The frame holds the features and the columns of the random effects; without random effects
-    an array will do. NaN marks missing cells. Training is by `cosine_adam`, as that of the
-    baselines, and silent; for callbacks, validation and progress use `LMMVAE`, which the fitted
+    The frame holds the features and the columns of the random effects. Without random effects an
+    array is enough. NaN marks missing cells. Training uses `cosine_adam`, as the baselines do, and
+    prints nothing. For callbacks, validation and progress use `LMMVAE`, which the fitted
     transformer holds in `model_`.
 
     Args:
@@ -47,7 +47,7 @@ class LMMVAETransformer(
             uses.
         hidden_units: Widths of the encoder's dense layers, mirrored in the decoder.
         epochs: Positive int.
-        batch_size: Positive int, rows a step; with fewer rows, all of them.
+        batch_size: Positive int, rows of a step; all rows if there are fewer.
         learning_rate: Positive float, of Adam at the first step.
         kl_weight: Non-negative float, weight of KL(q(u) || p(u)).
         posterior: "conjugate" or "amortized"; see `LMMVAE`.
@@ -134,7 +134,7 @@ class LMMVAETransformer(
         """Posterior means of the latent, float64 `(n, d)`.
 
         Args:
-            X: Rows, as for `fit`; their levels may be unseen.
+            X: Rows, as for `fit`. Their levels may be unseen.
         """
         data = self._known(X)
         return np.asarray(self.model_.encode(data), np.float64)
@@ -171,10 +171,10 @@ class LMMVAETransformer(
         return np.asarray(self.model_.reconstruct(data, include_effects), np.float64)
 
     def score(self, X: Any, y: None = None) -> float:
-        """Mean over rows of a lower bound of their log density; higher is better.
+        """Mean over rows of a lower bound of their log density. Higher is better.
 
         Args:
-            X: Rows, as for `fit`; their levels may be unseen.
+            X: Rows, as for `fit`. Their levels may be unseen.
             y: Ignored.
 
         Returns:
@@ -203,12 +203,12 @@ class LMMVAETransformer(
         )
 
     def _known(self, X: Any) -> Any:
-        """The model's data of rows, for a fitted transformer."""
+        """The data of rows for the fitted model."""
         check_is_fitted(self)
         return self._data(self._checked(X, reset=False), self.model_)
 
     def _checked(self, X: Any, *, reset: bool) -> Any:
-        """A data frame, or an array of numbers; of the columns seen by `fit` unless `reset`."""
+        """A data frame or an array of numbers. Unless `reset`, it has the columns of `fit`."""
         is_frame = isinstance(X, pd.DataFrame) or callable(getattr(X, "to_pandas", None))
         if not is_frame and (self.random_effects or self.features is not None):
             raise ValueError(
@@ -236,7 +236,7 @@ class LMMVAETransformer(
     def _data(self, X: Any, model: LMMVAE) -> Any:
         if not isinstance(X, pd.DataFrame):
             return {"x": X}
-        # Fitted to an array, whose columns were all features.
+        # If the model was fitted to an array, all columns are features.
         features = list(X.columns) if self.features_ is None else self.features_
         return from_dataframe(X, features, model.random_effects)
 
@@ -246,25 +246,25 @@ class LMMVAETransformer(
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """The arguments and, for the model and its terms, what Keras' safe files hold of them."""
-        state = dict(super().__getstate__())
-        if "model_" in state:
-            state["model_"] = _to_bytes(state["model_"])
-        terms = state["random_effects"]
-        if terms is not None and not isinstance(terms, str):
-            serialize = keras.saving.serialize_keras_object
-            state["random_effects"] = [serialize(term) for term in terms]
-        return state
+        """The arguments, with the model and the terms as Keras saves them."""
+        return _replaced(super().__getstate__(), _to_bytes, keras.saving.serialize_keras_object)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        if "model_" in state:
-            state["model_"] = _from_bytes(state["model_"])
-        terms = state["random_effects"]
-        if terms is not None and not isinstance(terms, str):
-            deserialize = keras.saving.deserialize_keras_object
-            state["random_effects"] = [deserialize(term) for term in terms]
-        super().__setstate__(state)
+        restore = keras.saving.deserialize_keras_object
+        super().__setstate__(_replaced(state, _from_bytes, restore))
+
+
+def _replaced(
+    state: Mapping[str, Any], of_model: Callable[[Any], Any], of_term: Callable[[Any], Any]
+) -> dict[str, Any]:
+    """A copy of a state with other forms of its model and its terms."""
+    replaced = dict(state)
+    if "model_" in replaced:
+        replaced["model_"] = of_model(replaced["model_"])
+    terms = replaced["random_effects"]
+    if terms is not None and not isinstance(terms, str):
+        replaced["random_effects"] = [of_term(term) for term in terms]
+    return replaced
 
 
 def _to_bytes(model: LMMVAE) -> bytes:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_lmmvae.effects.coordinates import (
+from keras_lmmvae.effects.scaling import (
     EARTH_RADIUS_KM,
     check_degrees,
     check_metric,

@@ -14,7 +14,7 @@ from small_models import small_model
 
 import keras_lmmvae as lmm
 from keras_lmmvae.export import publish, saved_model
-from keras_lmmvae.export.serving_module import ServingModule
+from keras_lmmvae.export.saved_model import ServingModule
 from keras_lmmvae.validation import NULL_INTEGER
 
 # What runs in TensorFlow only, or is not the same twice.

@@ -5,8 +5,13 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from keras_lmmvae.effects.grouping import Grouping
-from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE, ServedTable, Vocabulary
+from keras_lmmvae.effects.vocabulary import (
+    NULL_CODE,
+    UNKNOWN_CODE,
+    Grouping,
+    ServedTable,
+    Vocabulary,
+)
 from keras_lmmvae.validation import NULL_INTEGER, as_keys
 
 

@@ -61,5 +61,5 @@ def test_features_errors(houses):
         ValueError, match=r"lacks columns .*\['price', 'TLA'\]\. Received: columns="
     ):
         houses_features(houses.drop(columns=["price", "TLA"]))
-    with pytest.raises(ValueError, match=r"`stories` must be one of .*stories=\['nine'\]"):
+    with pytest.raises(ValueError, match=r"`stories` must be one of .*labels=\['nine'\]"):
         houses_features(houses.iloc[:2].assign(stories="nine"))

@@ -13,7 +13,7 @@ from term_contract import normalised
 
 from keras_lmmvae import design
 from keras_lmmvae.effects import SpatialEffect
-from keras_lmmvae.effects.coordinates import EARTH_RADIUS_KM
+from keras_lmmvae.effects.scaling import EARTH_RADIUS_KM
 from keras_lmmvae.effects.vocabulary import NULL_CODE
 from keras_lmmvae.kernels import Stationary
 from keras_lmmvae.mixed_model import MixedModel

@@ -19,7 +19,7 @@ PERCENTAGES = (
     *("PrivateWork", "PublicWork", "SelfEmployed", "FamilyWork", "Unemployment"),
 )
 CENSUS_TRACTS_FEATURES = (*LOGGED, *PERCENTAGES, "MeanCommute")
-# Accepted names of the coordinate columns, and the largest absolute value.
+# A coordinate has these accepted names of its column, and this largest absolute value.
 COORDINATES = {
     "latitude": (("latitude", "lat"), 90.0),
     "longitude": (("longitude", "long", "lng", "lon"), 180.0),
@@ -88,8 +88,7 @@ def _coordinate(table: pd.DataFrame, name: str) -> str:
             f"The file of census tracts must have one column for the {name} of the county, "
             f"named one of {list(accepted)}. " + received(columns=found)
         )
-    column: str = found[0]
-    return column
+    return str(found[0])
 
 
 def _check_numeric(table: pd.DataFrame, columns: list[str]) -> None:

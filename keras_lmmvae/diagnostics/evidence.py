@@ -1,4 +1,4 @@
-"""What the checks look at: one pass over rows, reduced to arrays that do not grow with `p`."""
+"""What one pass over rows collects for the checks."""
 
 from __future__ import annotations
 
@@ -19,22 +19,17 @@ __all__ = ["Evidence", "TermEvidence", "are_training_rows", "collect", "training
 
 
 class TermEvidence:
-    """How the effects of one term fit rows; sums by group.
+    """How the effects of one term fit rows.
 
-    With `r` what the other terms and `f(u)` leave of a row and `zb` the term's contribution,
-    all in standard units,
+    `zb` is the term's contribution to a row, and `r` is what the other terms and `f(u)` do not
+    explain of it, both in standard units. `products` and `squares` are sums by group, and
 
         slope = sum{ r zb } / sum{ zb**2 }
 
-    is 1 on average for effects that have not seen the row, if they are shrunken as they should:
-    `E[B | other rows] = B-hat`. Below 1 they took noise for effects.
+    For effects that have not seen the row and are shrunken as they should be, it is 1 on average,
+    since `E[B | other rows] = B-hat`. Below 1 the effects contain noise.
 
-    Attributes:
-        is_surface: Whether the term has places in place of levels.
-        groups: Int array `(n,)`, the rows' levels; of a surface, their nearest inducing points.
-        codes: Int array `(n,)`, codes; negative for rows without a level.
-        products: Float array `(groups,)`, sums of `r zb`.
-        squares: Float array `(groups,)`, sums of `zb**2`.
+    The groups of a row are its level, or the nearest inducing point of a surface.
     """
 
     def __init__(self, term: RandomEffect) -> None:
@@ -46,7 +41,7 @@ class TermEvidence:
         self._codes: list[np.ndarray] = []
 
     def update(self, rows: Rows, part: tf.Tensor, left: np.ndarray, cells: np.ndarray) -> None:
-        """Takes in a batch: the term's contribution, and what is left of the rows without it."""
+        """Adds a batch: the term's contribution, and the rows `left` without it."""
         encoded = rows[EFFECTS][self.term.label]
         codes = encoded["codes"].numpy()
         groups = self.term.aggregation_codes(encoded).numpy() if self.is_surface else codes
@@ -77,7 +72,7 @@ class TermEvidence:
         return float(np.mean(self.codes == NULL_CODE))
 
     def slope(self) -> tuple[float, float]:
-        """The slope and its standard error over groups; infinite where nothing is estimated."""
+        """The slope and its standard error over groups, infinite if all effects are 0."""
         total = self.squares.sum()
         if total <= 0.0:
             return 1.0, np.inf
@@ -88,16 +83,10 @@ class TermEvidence:
 
 @dataclass
 class Evidence:
-    """What one pass over `n` rows has found, in standard units of the features.
+    """Latents `(n, d)`, the fit of each term, cells by feature `(p,)`, and sums of errors.
 
-    Attributes:
-        latent_mean: Float array `(n, d)`.
-        latent_log_var: Float array `(n, d)`.
-        terms: Term name -> how its effects fit.
-        cells: Float array `(p,)`, numbers of observed cells.
-        constant_cells: Float array `(p,)`, cells that equal the feature's commonest value.
-        squared_error: Sum over cells of the squared error of the reconstruction.
-        relative_error: The same, each over the variance that the model expects.
+    Errors are in standard units. `relative_error` sums squared errors over the variances that the
+    model expects. `constant_cells` counts those that equal the feature's commonest value.
     """
 
     latent_mean: np.ndarray
@@ -120,14 +109,7 @@ class Evidence:
 
 
 def collect(model: FittedModel, data: Any, *, is_crossed: bool) -> Evidence:
-    """Passes over rows once.
-
-    Args:
-        model: A fitted model.
-        data: Dict of arrays or a batched dataset of dicts.
-        is_crossed: Whether training rows read out-of-fold effects, which have not seen them, in
-            place of the effects for new rows.
-    """
+    """Passes over rows once; if `is_crossed`, training rows read their out-of-fold effects."""
     size = model.num_features
     terms = {term.label: TermEvidence(term) for term in model.random_effects}
     means, log_vars, values = [], [], None
@@ -142,7 +124,7 @@ def collect(model: FittedModel, data: Any, *, is_crossed: bool) -> Evidence:
         for label, part in parts.items():
             terms[label].update(rows, part, error + part.numpy() * mask, mask)
         x = rows[FEATURES].numpy()
-        if values is None:  # a value that nearly all cells have is the median of any batch
+        if values is None:  # A value that nearly all cells have is the median of any batch.
             values = np.nanquantile(np.where(mask > 0, x, np.nan), 0.5, axis=0, method="lower")
         cells += mask.sum(axis=0)
         constant += ((x == values) * mask).sum(axis=0)
@@ -162,13 +144,13 @@ def collect(model: FittedModel, data: Any, *, is_crossed: bool) -> Evidence:
 
 
 def training_pass(model: FittedModel, data: Any) -> Pass:
-    """A pass over training rows, with the folds that they had in `fit`."""
+    """A pass over training rows with the folds that they had in `fit`."""
     model.require_fitted()
     return Pass(with_folds(model.encode_data(data)))
 
 
 def are_training_rows(model: FittedModel, data: Any) -> bool:
-    """Whether rows fill the folds of every level as those of `fit` did, in the same order."""
+    """Whether rows have the fold counts of every level that the rows of `fit` had."""
     pairs = list(model.mixed_model.pairs())
 
     def counts(rows: Rows) -> list[tf.Tensor]:

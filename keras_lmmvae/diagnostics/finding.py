@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import pandas as pd
@@ -12,13 +12,13 @@ import pandas as pd
 __all__ = ["Diagnosis", "Finding", "LMMVAEWarning", "Severity"]
 
 Severity = Literal["warning", "note"]
-"""A warning: results are worse than they need be, or not to be trusted. A note: good to know."""
+"""A warning: results are worse than need be, or not to be trusted. A note: good to know."""
 
 _WIDTH = 96
 
 
 class LMMVAEWarning(UserWarning):
-    """A finding of severity "warning" that `fit` tells at its end; see `diagnose`."""
+    """A finding of severity "warning", given at the end of `fit`; see `diagnose`."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Finding:
     Attributes:
         name: The check, such as "latent_collapse".
         severity: "warning" or "note".
-        where: What it is about: a latent dimension, a term, features, the held-out rows.
+        where: The subject: a latent dimension, a term, features, the held-out rows.
         numbers: What was measured, by name.
         message: What that means.
         remedy: What can be done.
@@ -51,7 +51,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The findings of `diagnose`, warnings first; iterates over them.
+    """The findings of `diagnose`, warnings first. Iterating over it gives the findings.
 
     Attributes:
         findings: All findings.
@@ -75,7 +75,7 @@ class Diagnosis:
         return len(self.findings)
 
     def __bool__(self) -> bool:
-        """True: a report is there, with or without findings; see `is_healthy`."""
+        """Always true, because a report without findings is a report, too; see `is_healthy`."""
         return True
 
     def __str__(self) -> str:
@@ -90,9 +90,8 @@ class Diagnosis:
 
     def to_frame(self) -> pd.DataFrame:
         """The findings as a DataFrame, one a row; "numbers" holds the dict of what was measured."""
-        columns = ["name", "severity", "where", "numbers", "message", "remedy"]
-        rows = [[getattr(finding, column) for column in columns] for finding in self.findings]
-        return pd.DataFrame(rows, columns=columns)
+        columns = [column.name for column in fields(Finding)]
+        return pd.DataFrame([vars(finding) for finding in self.findings], columns=columns)
 
 
 def _count(number: int, noun: str) -> str:

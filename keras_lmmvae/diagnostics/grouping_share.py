@@ -1,4 +1,4 @@
-"""How much of a quantity lies between groups, against what chance gives with their sizes."""
+"""Share of a variance that lies between groups, and the share that chance gives."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ __all__ = ["GroupShare", "group_share"]
 
 @dataclass(frozen=True)
 class GroupShare:
-    """Intraclass correlation of columns, `(c,)` each.
-
-    Attributes:
-        share: Of the rows.
-        chance: Mean over permutations of the rows.
-        deviation: Standard deviation over permutations.
-    """
+    """Intraclass correlations `(c,)`; mean and standard deviation over permuted rows."""
 
     share: np.ndarray
     chance: np.ndarray
@@ -27,22 +21,14 @@ class GroupShare:
 def group_share(
     values: np.ndarray, groups: np.ndarray, seed: int, num_permutations: int = 50
 ) -> GroupShare | None:
-    """Share of the variance of columns that lies between groups, as analysis of variance has it.
+    """Intraclass correlation of columns `(n, c)` with groups, by analysis of variance.
 
         share = (between - within) / (between + (n0 - 1) within)
 
-    with the mean squares between and within groups and `n0` the mean group size (lowered for
-    unequal sizes): 0 on average for groups at random, however small they are; 1 if rows of a
-    group are equal. How far from 0 chance leads is found by permuting the rows.
-
-    Args:
-        values: Float array `(n, c)`.
-        groups: Int array `(n,)`; rows with negative numbers are left out.
-        seed: Seed of the permutations.
-        num_permutations: Positive int.
-
-    Returns:
-        The shares, or `None` if there are not two groups, or no group with two rows.
+    `between` and `within` are mean squares, and `n0` is the mean group size, lowered for unequal
+    sizes. The share is 0 on average for random groups of any size, and 1 if the rows of a group
+    are equal. Permutations of the rows show how far from 0 chance leads. Rows with a negative
+    group are left out. The result is `None` without two groups and a group of two rows.
 
     Example:
         >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Keys of two or more columns together: the levels of a factor within another."""
+"""Keys of two or more columns joined: the levels of a factor that is nested in another."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from keras_lmmvae.validation import NULL_INTEGER, as_keys, check_columns
 __all__ = ["SEPARATOR", "combined_keys", "parts_of", "with_combined_keys"]
 
 SEPARATOR = "."
-"""Between the names of columns whose keys stand together: a name that served models can have."""
+"""Joins the names of columns whose keys are joined. Served models can have such a name."""
 _BETWEEN_KEYS = ":"
 
 
 def parts_of(column: str) -> list[str]:
-    """The columns whose keys stand together in a column of that name; of one alone, itself.
+    """The columns whose keys a column of that name joins, or the column itself.
 
     Example:
         >>> parts_of("school.class"), parts_of("school")
@@ -28,19 +28,10 @@ def parts_of(column: str) -> list[str]:
 
 
 def combined_keys(columns: Mapping[str, Any]) -> np.ndarray:
-    """Keys of several columns as one text each, missing where one of them is.
+    """Keys `(n,)` of several columns joined to one text each, or "" if one of them is missing.
 
     A ":" or a backslash within a key gets a backslash before it, so that different keys stay
     different.
-
-    Args:
-        columns: Name -> keys `(n,)`, strings or whole numbers.
-
-    Returns:
-        Array `(n,)` of strings, the empty one for missing.
-
-    Raises:
-        ValueError: If the columns have unequal lengths or hold no keys.
 
     Example:
         >>> combined_keys({"school": [1, 1, 2], "class": ["a", "b", None]}).tolist()
@@ -62,12 +53,7 @@ def _escaped(key: str) -> str:
 
 
 def with_combined_keys(data: Any, columns: Iterable[str]) -> Any:
-    """Data with those of `columns` that they lack and that join columns they have.
-
-    Args:
-        data: Dict of columns; anything else is returned as it is.
-        columns: Names, such as "school.class".
-    """
+    """Adds the joined keys of those `columns`, such as "school.class", that a dict lacks."""
     if not isinstance(data, Mapping):
         return data
     made = {}

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lmmvae.effects.grouping import Grouping
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.effects.scaling import ColumnScaling
-from keras_lmmvae.effects.vocabulary import Vocabulary
+from keras_lmmvae.effects.vocabulary import Grouping, Vocabulary
 
 __all__ = ["GroupedEffect"]
 

@@ -10,30 +10,27 @@ from scipy.optimize import minimize_scalar
 
 __all__ = ["fit_length_scale", "profile_log_likelihood"]
 
-# Ratios effect_variance / noise_variance that the profile tries for each feature.
+# The profile tries these ratios effect_variance / noise_variance for each feature.
 _RATIOS = np.geomspace(1e-4, 1e3, 57)
-# A length scale is refined to this share of itself.
+# The search ends when the length scale is known within this share of itself.
 _LOG_TOLERANCE = 0.02
 
 
 def profile_log_likelihood(
     gram: np.ndarray, scores: np.ndarray, squares: np.ndarray, num_rows: int
 ) -> float:
-    """Log marginal likelihood of all features, both variances of each profiled out.
+    """Log marginal likelihood of all features in nats, up to a constant.
 
         r[:, f] ~ Normal(0, noise_variance[f] * (I + ratio[f] * Phi Phi'))
 
-    For given `ratio` the best noise variance is in closed form; the best ratio is taken
-    from a grid.
+    Both variances of each feature are profiled out. The best noise variance for a given ratio is
+    in closed form, and the best ratio is taken from a grid.
 
     Args:
         gram: Array `(m, m)`, `Phi' Phi`.
         scores: Array `(m, p)`, `Phi' r`.
         squares: Array `(p,)`, sums of `r**2`.
         num_rows: Number of rows `n`.
-
-    Returns:
-        The log-likelihood in nats, up to a constant.
     """
     eigenvalues, vectors = np.linalg.eigh(gram)
     eigenvalues = np.maximum(eigenvalues, 0.0)
@@ -61,13 +58,10 @@ def fit_length_scale(
     Args:
         basis_of: Function of `(inputs, length_scale)` that returns the basis `(n, m)`.
         inputs: Array `(n, c)`, coordinates.
-        residual: Array `(n, p)`; rows are the data that the term is to explain.
-        bounds: Smallest and largest length scale.
-        num_grid: Positive int, length scales to begin with, evenly spaced on the log scale.
-        num_refinements: Positive int, most further ones, between the neighbours of the best.
-
-    Returns:
-        The length scale, in the units of `inputs`.
+        residual: Array `(n, p)`, the rows that the term is to explain.
+        bounds: Smallest and largest length scale, in the units of `inputs`.
+        num_grid: Number of length scales in the grid, evenly spaced on the log scale.
+        num_refinements: Most evaluations between the neighbours of the best.
     """
     points = tf.constant(inputs, tf.float32)
     values = tf.constant(residual, tf.float32)

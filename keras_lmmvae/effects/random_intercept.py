@@ -16,8 +16,8 @@ class RandomIntercept(GroupedEffect):
 
         x[i] = f(u[i]) + B[level[i]] + e[i],    B[l] ~ Normal(0, diag(effect_variance))
 
-    Any number of factors, crossed or nested, can stand in one model. Fitting costs a gather
-    and a scatter of the rows of a mini-batch, whatever the number of levels.
+    A model can have any number of factors, crossed or nested. A step of training gathers and
+    scatters the rows of a mini-batch, so its cost does not depend on the number of levels.
 
     Args:
         column: Name of the data column that holds the keys (strings or integers).

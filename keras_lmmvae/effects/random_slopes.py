@@ -24,20 +24,20 @@ class RandomSlopes(GroupedEffect):
         (B_0, B_1, B_2)[l, f] ~ Normal(0, effect_variance[f] * Psi)
 
     `Psi`, the covariance between intercept and slopes, is learned and shared by the features.
-    Inside, time and covariates are centred and scaled; tables are in the columns' own units.
+    Time and covariates are centred and scaled inside the term. Tables are in the columns' units.
     A row without its time or one of its covariates counts as a row without a level.
 
     Args:
         column: Name of the data column that holds the keys of the levels (strings or integers).
         time: Optional name of the time column.
-        degree: Non-negative int, degree of the polynomial in `time`; 0 is a random intercept,
+        degree: Non-negative int, degree of the polynomial in `time`. 0 is a random intercept,
             which does not read the time.
-        covariates: Names of numeric columns that get a slope each.
+        covariates: Names of numeric columns with a slope each.
         name: Optional string, the term's name. Defaults to `column`.
 
     Raises:
         ValueError: If neither `time` nor `covariates` is given, `degree` is negative, or a
-            column's name is not a non-empty string or stands twice.
+            column's name is not a non-empty string or occurs twice.
 
     Example:
         >>> import keras_lmmvae as lmm
@@ -66,7 +66,7 @@ class RandomSlopes(GroupedEffect):
             )
         if time is None and not covariates:
             raise ValueError(
-                "RandomSlopes needs a `time` column or `covariates`; for neither use "
+                "RandomSlopes needs a `time` column or `covariates`; without them use "
                 "RandomIntercept. " + received(time=time, covariates=covariates)
             )
         check_positive("degree", degree, integer=True, minimum=0)
@@ -105,7 +105,7 @@ class RandomSlopes(GroupedEffect):
         return ["intercept", *time, *powers, *self.covariates]
 
     def user_basis(self) -> np.ndarray:
-        """Undoes centring and scaling: `((t - c) / s)**k` expanded in powers of `t`."""
+        """Matrix that undoes centring and scaling: `((t - c) / s)**k` in powers of `t`."""
         matrix = np.zeros((self.basis_size, self.basis_size))
         matrix[0, 0] = 1.0
         scales = list(zip(self.scaling.center, self.scaling.spread, strict=True))

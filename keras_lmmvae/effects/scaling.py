@@ -1,7 +1,9 @@
-"""Centre and spread of numeric effect columns, so that bases are well conditioned."""
+"""Numeric effect columns: missing values, positions on the globe, centre and spread."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,14 +11,28 @@ import tensorflow as tf
 
 from keras_lmmvae.validation import NULL_INTEGER, received
 
-__all__ = ["ColumnScaling", "as_numbers", "finite_or_zero"]
+__all__ = [
+    "EARTH_RADIUS_KM",
+    "METRICS",
+    "ColumnScaling",
+    "as_numbers",
+    "check_degrees",
+    "check_metric",
+    "finite_or_zero",
+    "from_positions",
+    "to_positions",
+]
 
-# Of the centre: a column that varies less does so by rounding only.
+EARTH_RADIUS_KM = 6371.0088
+"""Mean radius of the Earth."""
+METRICS = ("euclidean", "haversine")
+
+# A column whose standard deviation is a smaller share of its centre varies by rounding only.
 _CONSTANT_TOLERANCE = 1e-12
 
 
 def as_numbers(column: Any) -> tf.Tensor:
-    """A prepared column as float64; a null key becomes NaN where the column also holds keys."""
+    """A column as float64, with NaN for the null key if the column also holds integer keys."""
     column = tf.convert_to_tensor(column)
     numbers = tf.cast(column, tf.float64)
     if column.dtype != tf.int64:
@@ -26,18 +42,74 @@ def as_numbers(column: Any) -> tf.Tensor:
 
 
 def finite_or_zero(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Values with 0 for NaN and infinity, and which of them were finite.
+    """Values with 0 for NaN and infinity, and a mask of the finite ones.
 
-    In the words that converters understand: of a selection by any other condition ONNX gets a
-    product with 0, which leaves NaN what it is.
-
-    Args:
-        values: Float tensor.
+    The conditions are those that converters to ONNX understand. They turn a `tf.where` on any
+    other condition into a product with 0, which is NaN for NaN.
     """
     zeros = tf.zeros_like(values)
     numbers = tf.where(tf.math.is_nan(values), zeros, values)
     numbers = tf.where(tf.math.is_inf(numbers), zeros, numbers)
     return numbers, tf.abs(values) < float("inf")
+
+
+def check_metric(metric: str, columns: Sequence[str]) -> None:
+    """Raises a ValueError if the metric is unknown or does not fit the columns."""
+    if metric not in METRICS:
+        raise ValueError(
+            f"Received an unknown metric, expected one of {list(METRICS)}. "
+            + received(metric=metric)
+        )
+    if metric == "haversine" and len(columns) != 2:
+        raise ValueError(
+            "The haversine metric needs two columns, (longitude, latitude). "
+            + received(columns=tuple(columns))
+        )
+
+
+def check_degrees(columns: Sequence[str], values: dict[str, np.ndarray]) -> None:
+    """Raises a ValueError unless the columns hold longitudes and latitudes, or NaN."""
+    for name, what, limit in zip(columns, ("longitude", "latitude"), (180.0, 90.0), strict=True):
+        outside = np.abs(values[name]) > limit
+        if outside.any():
+            raise ValueError(
+                f"The column '{name}', the {what}, must lie in [-{limit:g}, {limit:g}] degrees for "
+                "the haversine metric, whose columns are (longitude, latitude). "
+                + received(row=int(np.argmax(outside)), value=float(values[name][outside][0]))
+            )
+
+
+def to_positions(
+    metric: str, columns: Sequence[str], values: dict[str, Any]
+) -> dict[str, tf.Tensor]:
+    """Positions in a Euclidean space, where every kernel is positive definite, by axis.
+
+    "euclidean" returns the columns themselves, `(n,)` float64. "haversine" turns degrees into the
+    axes "_x", "_y" and "_z" of points of the globe in kilometres. The kernel then reads the chord
+    between two places, which differs from the great-circle distance by the share
+    `distance**2 / (24 radius**2)`.
+    """
+    coordinates = [as_numbers(values[name]) for name in columns]
+    if metric == "euclidean":
+        return dict(zip(columns, coordinates, strict=True))
+    longitude, latitude = (value * (math.pi / 180.0) for value in coordinates)
+    return {
+        "_x": EARTH_RADIUS_KM * tf.cos(latitude) * tf.cos(longitude),
+        "_y": EARTH_RADIUS_KM * tf.cos(latitude) * tf.sin(longitude),
+        "_z": EARTH_RADIUS_KM * tf.sin(latitude),
+    }
+
+
+def from_positions(metric: str, positions: np.ndarray) -> np.ndarray:
+    """Coordinates `(n, columns)` of positions `(n, axes)`: the inverse of `to_positions`.
+
+    Points within the globe get the degrees of the point above them.
+    """
+    if metric == "euclidean":
+        return positions
+    x, y, z = positions.T
+    radians = np.stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))], axis=1)
+    return np.asarray(np.degrees(radians))
 
 
 class ColumnScaling:
@@ -57,22 +129,18 @@ class ColumnScaling:
         self._shift: np.ndarray | None = None
 
     def update_state(self, columns: dict[str, np.ndarray]) -> None:
-        """Takes in some rows; those with a missing value are left out."""
+        """Adds some rows to the sums, without those that have a missing value."""
         values = np.stack([as_numbers(columns[name]).numpy() for name in self.columns], axis=1)
         values = values[np.isfinite(values).all(axis=1)]
         if len(values) == 0:
             return
         if self._shift is None:
-            self._shift = values[0]  # sums around a point of the data keep their digits
+            self._shift = values[0]  # Sums around a point of the data keep their digits.
         moved = values - self._shift
         self._sums += [np.full(len(self.columns), len(values)), moved.sum(0), (moved**2).sum(0)]
 
     def finalize_state(self) -> None:
-        """Fixes centre and spread.
-
-        Raises:
-            ValueError: If there is no complete row, or a column does not vary.
-        """
+        """Fixes centre and spread; raises a ValueError if a column has no values or one only."""
         (count, first, second), shift = self._sums, self._shift
         if shift is None:
             raise ValueError(
@@ -94,11 +162,11 @@ class ColumnScaling:
         self.spread = [float(value) for value in np.sqrt(variance)]
 
     def reset_state(self) -> None:
-        """Forgets the rows taken in."""
+        """Forgets the rows of the sums."""
         self._sums, self._shift = np.zeros_like(self._sums), None
 
     def scale(self, columns: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Scaled columns `(b, c)` float32; subtraction is in float64, which large years need."""
+        """Scaled columns `(b, c)` float32. They are centred in float64, which large years need."""
         values = tf.stack([as_numbers(columns[name]) for name in self.columns], axis=1)
         center = tf.constant(self.center, tf.float64)
         return tf.cast((values - center) / tf.constant(self.spread, tf.float64), tf.float32)
@@ -108,5 +176,5 @@ class ColumnScaling:
         return {"center": self.center, "spread": self.spread}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave."""
+        """Restores what `state` gave."""
         self.center, self.spread = list(state["center"]), list(state["spread"])

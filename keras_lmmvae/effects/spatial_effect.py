@@ -11,29 +11,29 @@ import tensorflow as tf
 from sklearn.cluster import MiniBatchKMeans
 
 from keras_lmmvae import design
-from keras_lmmvae.effects.coordinates import (
+from keras_lmmvae.effects.length_scale import fit_length_scale
+from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
+from keras_lmmvae.effects.scaling import (
+    ColumnScaling,
     check_degrees,
     check_metric,
     from_positions,
     to_positions,
 )
-from keras_lmmvae.effects.length_scale import fit_length_scale
-from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
-from keras_lmmvae.effects.scaling import ColumnScaling
 from keras_lmmvae.kernels import Kernel, KernelBasis, as_kernel
 from keras_lmmvae.validation import check_positive, received
 
 __all__ = ["LENGTH_SCALE_BOUNDS", "SpatialEffect"]
 
 LENGTH_SCALE_BOUNDS = (0.02, 5.0)
-"""Limits of the search for a length scale, in standardised coordinates. The lower is finer than any
-basis resolves, the upper is flat over the map."""
+"""Limits of the search for a length scale, in standardised coordinates. No basis resolves the lower
+one, and a surface with the upper one is flat over the map."""
 
 _INITIAL_LENGTH_SCALE = 0.5
-# The paper's length scale, in the units of the coordinates, for its own inference.
+# The paper's length scale in the units of the coordinates; the amortized posterior uses it.
 _PUBLISHED_LENGTH_SCALE = 1.0
-# Most rows that the length-scale search looks at, and most distinct places kept for the choice of
-# the inducing points.
+# The length-scale search reads at most so many rows, and the inducing points are chosen from at
+# most so many distinct places.
 _MAX_SEARCH_ROWS = 20_000
 _MAX_PLACES = 100_000
 
@@ -45,20 +45,20 @@ class SpatialEffect(RandomEffect):
         x[i] = f(u[i]) + B(s[i]) + e[i]
         B[:, f] ~ GaussianProcess(0, effect_variance[f] * kernel(s, s'))
 
-    A kernel counts over its own variance `kernel(s, s)`, so that `effect_variance` is the
+    A kernel is divided by its own variance `kernel(s, s)`, so that `effect_variance` is the
     variance of the surface for a sum of kernels, too.
 
-    The process is written as `phi(s) @ coefficients` with Karhunen-Loeve features `phi` of
-    the kernel on inducing points: exact when every distinct location is one of them (up to
-    `num_inducing` locations), a projection of the process otherwise. The effect at new
-    coordinates is the process's prediction there. Each row costs O(num_inducing**2).
+    The process is written as `phi(s) @ coefficients` with Karhunen-Loeve features `phi` of the
+    kernel on inducing points. This is exact if every distinct location is an inducing point (up to
+    `num_inducing` locations). Otherwise it is a projection of the process. The effect at new
+    coordinates is the prediction of the process there. Each row costs O(num_inducing**2).
 
     Args:
         columns: Names of the coordinate columns; (longitude, latitude) for "haversine".
         kernel: "rbf", "matern12", "matern32" or "matern52"; or a `kernels.Kernel`, such as the
             sum of two.
-        length_scale: Positive float in the units of the coordinates ("haversine":
-            kilometres), fixed; `None`: learned by maximum marginal likelihood.
+        length_scale: Positive float in the units of the coordinates ("haversine": kilometres).
+            `None`: it is learned by maximum marginal likelihood.
         metric: "euclidean", or "haversine" for degrees on the globe.
         num_inducing: Positive int, most inducing points.
         name: Optional string, the term's name. Defaults to the joined columns.
@@ -137,11 +137,7 @@ class SpatialEffect(RandomEffect):
         self._places = places
 
     def finalize_state(self) -> None:
-        """Chooses the inducing points.
-
-        Raises:
-            ValueError: If there are not two distinct places.
-        """
+        """Chooses the inducing points; raises a ValueError without two distinct places."""
         places = self._places
         try:
             self.scaling.finalize_state()
@@ -187,7 +183,7 @@ class SpatialEffect(RandomEffect):
         )
 
     def set_scaled_length_scale(self, length_scale: float) -> None:
-        """Sets the length scale, in standardised coordinates, and the basis that belongs to it."""
+        """Sets the length scale, in standardised coordinates, and the basis that depends on it."""
         points = keras.ops.convert_to_numpy(self.inducing_points)
         basis = KernelBasis.of(as_kernel(self.kernel), points, length_scale, "float64")
         self.scaled_length_scale.assign(length_scale)
@@ -232,7 +228,7 @@ class SpatialEffect(RandomEffect):
         return self.length_scale is None
 
     def fit_basis(self, inputs: np.ndarray, residual: np.ndarray) -> None:
-        """Learns the length scale by maximum marginal likelihood; see `fit_length_scale`."""
+        """Learns the length scale by maximum marginal likelihood."""
         if len(inputs) > _MAX_SEARCH_ROWS:
             rng = np.random.default_rng(self.seed)
             chosen = rng.choice(len(inputs), _MAX_SEARCH_ROWS, replace=False)
@@ -252,7 +248,7 @@ class SpatialEffect(RandomEffect):
         return float(keras.ops.convert_to_numpy(self.scaled_length_scale)), *LENGTH_SCALE_BOUNDS
 
     def missing_share(self, basis: tf.Tensor | None, variance: tf.Tensor | float) -> Any:
-        """Variance of the process at a place given its values at the inducing points."""
+        """Variance of the process at a place, given its values at the inducing points."""
         return KernelBasis.missing(basis, variance)
 
     @property
@@ -264,7 +260,7 @@ class SpatialEffect(RandomEffect):
         return self.basis_size
 
     def aggregation_codes(self, encoded: Encoded) -> tf.Tensor:
-        """The nearest inducing point of every row: its location, if all of them are points."""
+        """The nearest inducing point of every row, or its location if all locations are points."""
         points = tf.convert_to_tensor(self.inducing_points)
         cross = tf.matmul(encoded["inputs"], points, transpose_b=True)
         distance = tf.reduce_sum(tf.square(points), axis=1) - 2.0 * cross
@@ -272,7 +268,7 @@ class SpatialEffect(RandomEffect):
         return tf.where(encoded["codes"] >= 0, nearest, encoded["codes"])
 
     def aggregate_batch(self, values: tf.Tensor, encoded: Encoded) -> tf.Tensor:
-        """`Z @ L @ A`: `A` the batch's mean codes by location, `L` a root of the kernel."""
+        """`Z @ L @ A` with the batch's mean codes by location `A` and a root `L` of the kernel."""
         means = design.segment_mean(values, self.aggregation_codes(encoded), self.basis_size)
         return design.product(self.table_of_means(means), encoded["codes"], self.basis_of(encoded))
 
@@ -280,7 +276,7 @@ class SpatialEffect(RandomEffect):
         return tf.matmul(tf.convert_to_tensor(self.code_root), means[:, 0])[None]
 
     def user_basis(self) -> np.ndarray:
-        """Turns coefficients into values of the surface at the inducing points."""
+        """Matrix from the coefficients to values of the surface at the inducing points."""
         points = tf.convert_to_tensor(self.inducing_points)
         return np.asarray(self.kernel_basis.features(points), np.float64)
 
@@ -309,11 +305,11 @@ class SpatialEffect(RandomEffect):
 
     def get_config(self) -> dict[str, Any]:
         kernel = self.kernel
+        if isinstance(kernel, Kernel):
+            kernel = keras.saving.serialize_keras_object(kernel)
         return {
             "columns": list(self.columns),
-            "kernel": keras.saving.serialize_keras_object(kernel)
-            if isinstance(kernel, Kernel)
-            else kernel,
+            "kernel": kernel,
             "length_scale": self.length_scale,
             "metric": self.metric,
             "num_inducing": self.num_inducing,

@@ -1,4 +1,4 @@
-"""Which names the inputs of a served model can have, checked before anything is written."""
+"""Checks that the columns of a model can be the inputs of a served model."""
 
 from __future__ import annotations
 
@@ -15,25 +15,18 @@ from keras_lmmvae.validation import received
 __all__ = ["LATENT", "check_input_names"]
 
 LATENT = "latent"
-"""The input of `decode` that is no column."""
+"""The input of `decode` that is not a column."""
 
-# What TensorFlow takes for the name of an operation, and so of a SavedModel's input.
+# Names that TensorFlow allows for an operation, and so for the input of a SavedModel.
 _NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 # TensorFlow makes Python functions of signatures, with the inputs as their parameters.
 _NO_PARAMETERS = {*keyword.kwlist, "self"}
 
 
 def check_input_names(model: FittedModel) -> None:
-    """Raises if a served model could not have the columns of a model's terms as its inputs.
+    """Raises a ValueError if a column of the model's terms cannot be the input of a SavedModel.
 
-    TensorFlow finds out while it writes a SavedModel, and names no column.
-
-    Args:
-        model: A model whose terms are known.
-
-    Raises:
-        ValueError: If a column's name has other characters than those of TensorFlow's names, is
-            a word of Python's, or is that of another input but for case and punctuation.
+    TensorFlow notices this only while it writes, and its error does not name the column.
     """
     for column in _columns(model.random_effects):
         if not _NAME.fullmatch(column) or column in _NO_PARAMETERS:
@@ -49,7 +42,7 @@ def check_input_names(model: FittedModel) -> None:
 def _check_distinct(names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
-        # TensorFlow tells names neither by their case nor by their punctuation.
+        # TensorFlow ignores case and punctuation when it compares names.
         plain = re.sub(r"\W", "_", name.lower())
         if plain in seen:
             raise ValueError(
@@ -62,7 +55,7 @@ def _check_distinct(names: Iterable[str]) -> None:
 
 
 def _signatures(model: FittedModel) -> Iterator[list[str]]:
-    """The names of each signature's inputs; those that are no columns come first."""
+    """The names of each signature's inputs; those that are not columns come first."""
     columns = _columns(model.random_effects)
     yield [FEATURES, *columns]
     yield [LATENT, *columns]

@@ -1,4 +1,4 @@
-"""The card of a model: what it is, what it was fitted to, how it treats what it does not know."""
+"""The card of a model: its parts, its data, and how it treats unknown keys."""
 
 from __future__ import annotations
 
@@ -24,16 +24,7 @@ _PACKAGES = ("keras_lmmvae", "tensorflow", "keras", "tensorflow_probability", "n
 
 
 def model_card(model: FittedModel) -> dict[str, Any]:
-    """The facts about a fitted model, ready for JSON.
-
-    Args:
-        model: A fitted model.
-
-    Returns:
-        A dict with "model", "features" (their number), "feature_names", "latent_dim", "terms"
-        (kind, columns, levels, mean variances), "noise_variance", "icc" (share of each term),
-        "key_policy", "fingerprint" and "versions".
-    """
+    """The facts about a fitted model, ready for JSON."""
     components = model.variance_components().mean(axis=1)
     noise = float(components["noise"])
     return {
@@ -65,12 +56,12 @@ def _term_card(term: Any, components: Any) -> dict[str, Any]:
         "basis": int(term.basis_size),
         "mean_variance": {name: float(components[name]) for name in term.component_names()},
     }
-    length_scale = getattr(term, "fitted_length_scale", None)
+    length_scale = term.fitted_length_scale
     return card if length_scale is None else {**card, "length_scale": float(length_scale)}
 
 
 def _intraclass_correlation(model: FittedModel) -> dict[str, float]:
-    """Each term's share of the variance beside f(u) at an average row, mean over features."""
+    """Each term's share of the variance around f(u) at an average row, mean over features."""
     variances = {}
     for term, effects in model.mixed_model.pairs():
         share = 1.0 if effects.is_amortized else effects.mean_prior_share()
@@ -80,9 +71,9 @@ def _intraclass_correlation(model: FittedModel) -> dict[str, float]:
 
 
 def data_fingerprint(model: FittedModel) -> str:
-    """SHA-256 of what `adapt` and `fit` kept of the data: moments, keys, rows by level.
+    """SHA-256 of moments, keys and row counts of the levels.
 
-    The same training rows give the same fingerprint, in any order; it tells no value of theirs.
+    The same training rows give the same fingerprint in any order. It reveals none of their values.
     """
     digest = hashlib.sha256()
     for variable in (model.feature_mean, model.feature_scale):

@@ -1,4 +1,4 @@
-"""Publishes a model: export, card, warm-up requests and a check, in one step or not at all."""
+"""Publishes a model: export, card, warm-up requests and a check, all of them or nothing."""
 
 from __future__ import annotations
 
@@ -44,25 +44,24 @@ class Published:
 def publish(model: FittedModel, filepath: str | Path, *, warmup: bool = True) -> Published:
     """Writes `models/<name>/<version>` for TensorFlow Serving, checked before it appears.
 
-    The SavedModel, its card (`assets.extra/model_card.json`) and warm-up requests are written
-    beside their place. TensorFlow then loads them in a fresh process that can import neither
-    this package nor Keras, and answers a request of every signature. The answers are compared
-    with the Python model's, and then the folder is renamed. A server that watches
-    `models/<name>` never sees half of a version.
+    The SavedModel, its card (`assets.extra/model_card.json`) and warm-up requests are written to
+    a folder beside the target. TensorFlow then loads them in a fresh process that can import
+    neither this package nor Keras, and answers a request of every signature. If the answers agree
+    with the Python model's, the folder is renamed. So a server that watches `models/<name>` never
+    sees half of a version.
 
     Args:
         model: A fitted model.
         filepath: Folder of the version, whose name is a whole number; or of the model, to which
             the next version is added.
-        warmup: Whether to add warm-up requests; needs `tensorflow-serving-api`.
+        warmup: Whether to add warm-up requests, which needs `tensorflow-serving-api`.
 
     Returns:
         A `Published`.
 
     Raises:
-        ValueError: If the model is not fitted, a column's name cannot be that of a SavedModel's
-            input, the version is there already, or the exported model does not answer as the
-            Python model.
+        ValueError: If the model is not fitted, the name of a column cannot be the input of a
+            SavedModel, the version exists, or the export does not answer as the Python model.
         ImportError: If warm-up requests are wanted and `tensorflow-serving-api` is missing.
 
     Example:
@@ -99,7 +98,7 @@ def publish(model: FittedModel, filepath: str | Path, *, warmup: bool = True) ->
 
 
 def _version_folder(path: Path) -> Path:
-    """Returns the folder to write: the one named, or the next version of the model."""
+    """The folder to write: the given version, or the next version of the model."""
     if not path.name.isdecimal():
         versions = [int(p.name) for p in path.glob("*") if p.name.isdecimal()]
         return path / str(max(versions, default=0) + 1)
@@ -108,23 +107,16 @@ def _version_folder(path: Path) -> Path:
 
 
 def _require_new(path: Path) -> None:
-    """Raises if the version is there already: a server may be reading it."""
+    """Raises a ValueError if the version exists, because a server may be reading it."""
     if path.exists():
         raise ValueError(
-            "This version is there already: choose another number, for a server may be reading "
-            "it. " + received(filepath=str(path))
+            "This version is there already: choose another number, because a server may be "
+            "reading it. " + received(filepath=str(path))
         )
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
-    """Reads the card of a published model.
-
-    Args:
-        folder: Folder of the SavedModel.
-
-    Raises:
-        ValueError: If there is no card, or it is damaged.
-    """
+    """Reads the card of a published model, and raises a ValueError if there is none."""
     path = Path(folder) / CARD_FILE
     try:
         card = json.loads(path.read_text(encoding="utf-8"))

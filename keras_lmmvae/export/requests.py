@@ -1,4 +1,4 @@
-"""Requests that show a served model at work: usual rows, unseen and missing keys, missing cells."""
+"""Example requests: usual rows, unseen and missing keys, missing cells."""
 
 from __future__ import annotations
 
@@ -19,21 +19,15 @@ UNSEEN_STRING, UNSEEN_INTEGER = "a key that was never seen", -(2**62)
 def example_columns(model: FittedModel) -> dict[str, np.ndarray]:
     """Four rows: two usual ones, one with unseen keys, one with null keys and a missing cell.
 
-    Features are a standard deviation around their means; keys are the first ones the model knows;
-    numbers and coordinates come from the middle of what it was adapted to.
-
-    Args:
-        model: A fitted model.
-
-    Returns:
-        Dict of arrays of four rows: "x" float32 and the effect columns, float32, int64 or str.
+    Features are within about a standard deviation of their means. Keys are the first and the last
+    one of the model. Numbers and coordinates are typical values of the training rows.
     """
     rng = np.random.default_rng(0)
     mean, scale = np.asarray(model.feature_mean), np.asarray(model.feature_scale)
     x = (mean + scale * rng.standard_normal((NUM_ROWS, len(mean)))).astype(np.float32)
     x[-1, 0] = np.nan
     columns: dict[str, np.ndarray] = {"x": x}
-    # A column that one term takes for keys and another for numbers travels as keys.
+    # If one term reads keys in a column and another numbers, requests hold keys.
     vocabularies = {k: v for term in model.random_effects for k, v in term.vocabularies().items()}
     for term in model.random_effects:
         for column, typical in term.typical_values().items():
@@ -55,14 +49,7 @@ def _keys(vocabulary: Any) -> np.ndarray:
 
 
 def example_requests(model: FittedModel) -> list[dict[str, Any]]:
-    """A request for every signature of the model's export.
-
-    Args:
-        model: A fitted model.
-
-    Returns:
-        List of dicts with "signature" and "inputs", arrays by name.
-    """
+    """A request for every signature of the export: dicts with "signature" and "inputs"."""
     columns = example_columns(model)
     effects = {name: values for name, values in columns.items() if name != "x"}
     latent = np.linspace(-1.0, 1.0, NUM_ROWS * model.latent_dim, dtype=np.float32)
@@ -84,7 +71,7 @@ def example_requests(model: FittedModel) -> list[dict[str, Any]]:
 def _condition_inputs(model: Any, term: Any, columns: dict[str, np.ndarray]) -> dict[str, Any]:
     """Gives each row three support rows. The last two rows mask one of them, or all.
 
-    A level that is new to the term is new to the other terms with the same key, too.
+    A level that the term does not know is unknown to other terms with the same key, too.
     """
     rng = np.random.default_rng(1)
     mean, scale = np.asarray(model.feature_mean), np.asarray(model.feature_scale)

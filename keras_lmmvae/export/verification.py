@@ -37,17 +37,12 @@ def verify_saved_model(
 ) -> float:
     """Compares the answers of an export with those of the Python model.
 
-    Args:
-        model: The fitted model.
-        folder: Folder of its SavedModel.
-        requests: Dicts with "signature" and "inputs".
-
     Returns:
         The largest difference, relative to the largest absolute value of its output.
 
     Raises:
-        ValueError: If the export does not answer, or if an answer differs from the model's by
-            more than 0.1 % of the largest absolute value of its output.
+        ValueError: If the export does not answer, or if an answer differs by more than 0.1 % of
+            the largest absolute value of its output.
     """
     answers = served_answers(folder, requests)
     worst = 0.0
@@ -75,22 +70,14 @@ def served_answers(
 ) -> list[dict[str, Any]]:
     """Asks a SavedModel in a fresh process that has TensorFlow, but not this package or Keras.
 
-    The process runs on the CPU, because the caller may hold the memory of a GPU.
-
-    Args:
-        folder: Folder of the SavedModel.
-        requests: Dicts with "signature" and "inputs", arrays or nested lists by name.
-
-    Returns:
-        One dict for each request, with nested lists by the name of the output.
-
-    Raises:
-        ValueError: If the model does not load, refuses a request, or takes the process down.
+    The process runs on the CPU, because the caller may hold the memory of a GPU. The answers are
+    dicts of nested lists. It raises a ValueError if the model does not load, refuses a request, or
+    ends the process.
     """
     with tempfile.TemporaryDirectory() as scratch:
         asked, answered = Path(scratch, "requests.json"), Path(scratch, "answers.json")
         asked.write_text(json.dumps(list(requests), default=_plain), encoding="utf-8")
-        # With -P the script's folder is no place to import from: it holds a `requests.py`.
+        # With -P Python does not import from the script's folder, which holds a `requests.py`.
         command = [sys.executable, "-P", answer_requests.__file__, str(folder)]
         try:
             subprocess.run(
@@ -134,20 +121,7 @@ def _difference(served: Any, expected: np.ndarray) -> float:
 def expected_answers(
     model: FittedModel, signature: str, inputs: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Answers a request by the Python model.
-
-    Args:
-        model: The fitted model.
-        signature: Name of a signature.
-        inputs: Arrays by name.
-
-    Returns:
-        Arrays by the name of the output. Outputs that no method of the model computes are left
-        out.
-
-    Raises:
-        ValueError: If the model has no such signature.
-    """
+    """The Python model's answers to a request, for the outputs that its methods compute."""
     if signature == "serving_default":
         prediction = inspection.predictive(model, dict(inputs))
         return {

@@ -20,13 +20,7 @@ def write_warmup_requests(
 ) -> None:
     """Writes requests as TensorFlow Serving's `PredictionLog` records.
 
-    Args:
-        folder: Folder of the SavedModel.
-        requests: Dicts with "signature" and "inputs".
-        model_name: Name under which the model will be served.
-
-    Raises:
-        ImportError: If `tensorflow-serving-api` is not installed.
+    It raises an ImportError if `tensorflow-serving-api` is not installed.
     """
     predict, prediction_log = _protocols()
     path = folder / WARMUP_FILE
@@ -44,17 +38,7 @@ def write_warmup_requests(
 
 
 def read_warmup_requests(folder: Path) -> list[dict[str, Any]]:
-    """Reads what `write_warmup_requests` wrote, for a replay.
-
-    Args:
-        folder: Folder of the SavedModel.
-
-    Returns:
-        Dicts with "signature" and "inputs", arrays by name.
-
-    Raises:
-        ImportError: If `tensorflow-serving-api` is not installed.
-    """
+    """Reads what `write_warmup_requests` wrote: dicts with "signature" and "inputs"."""
     _, prediction_log = _protocols()
     requests = []
     for record in tf.data.TFRecordDataset(str(folder / WARMUP_FILE)).as_numpy_iterator():

@@ -1,4 +1,4 @@
-"""Checks and precision that the layers on rows of Z share."""
+"""Checks and float types that the layers share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shape = tuple[int | None, ...]
 
 
 def working_dtype(layer: keras.Layer) -> tf.DType:
-    """Float type to add and solve in: the layer's own, but never less than float32."""
+    """Float type of sums and solutions: the layer's own, but at least float32."""
     compute = tf.as_dtype(layer.compute_dtype)
     return tf.float32 if compute.size < 4 else compute
 
@@ -26,14 +26,7 @@ def check_shapes(
 ) -> tuple[Shape, Shape, Shape | None]:
     """Checks the shapes of `[first, codes]` or `[first, codes, basis]` and returns all three.
 
-    Args:
-        layer: The layer they are for.
-        first: Name of the first input.
-        shapes: What the layer was called with.
-        axes: Numbers of axes that the first input may have.
-
-    Raises:
-        ValueError: If there are not two or three inputs, or one has a wrong number of axes.
+    `axes` are the numbers of axes that the first input may have.
     """
     is_list = isinstance(shapes, (list, tuple)) and len(shapes) in (2, 3)
     ranks = [len(shape) for shape in shapes] if is_list else []
@@ -51,11 +44,7 @@ def check_shapes(
 def unpack(
     layer: keras.Layer, first: str, inputs: Sequence[Any], axes: tuple[int, ...] = (2, 3)
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor | None]:
-    """The checked inputs: floats in `working_dtype`, codes in int32.
-
-    Raises:
-        ValueError: If their shapes are wrong (see `check_shapes`), or codes are not integers.
-    """
+    """The checked inputs: floats in `working_dtype`, codes in int32."""
     tensors = [tf.convert_to_tensor(value) for value in inputs]
     check_shapes(layer, first, [tuple(tensor.shape) for tensor in tensors], axes)
     values, codes, *rest = tensors

@@ -22,9 +22,9 @@ class DesignMatrixLayer(keras.Layer):
         (Z @ B)[i] = sum{ basis[i, j] * B[codes[i], j] : j=1...m }    slopes, curves, kernels
 
     `Z` is never built: the product is a gather, `Z' @ R` a segment sum, and `Z' @ Z` has one
-    `(m, m)` block per level. So a step costs O(b * m * p), whatever the number of levels.
-    Sums are in float32 under half-precision policies. The layer has no weights: `B` is an
-    input, be it an own weight, the output of another network or of `RandomEffectsAggregator`.
+    `(m, m)` block per level. So a step costs O(b * m * p) for any number of levels. Sums are in
+    float32 under half-precision policies. The layer has no weights: `B` is an input, such as a
+    weight of yours, or the output of another network or of `RandomEffectsAggregator`.
 
     Args:
         num_levels: Optional positive int, number of levels `L`. Only `transpose_product` and
@@ -33,15 +33,15 @@ class DesignMatrixLayer(keras.Layer):
     Call arguments:
         inputs: List `[effects, codes]` or `[effects, codes, basis]` with
             effects: Float tensor `(L, p)`, or `(L, m, p)` with a basis.
-            codes: Int tensor `(b,)`. Negative codes stand for "no level" and give 0. Codes
-                from `L` on are an error of the caller: CPUs raise, XLA and GPUs do not.
-            basis: Float tensor `(b, m)`; left out, it is 1 with `m = 1`.
+            codes: Int tensor `(b,)`. Negative codes mean "no level" and give 0. Codes from `L`
+                on are an error of the caller: CPUs raise, XLA and GPUs do not.
+            basis: Float tensor `(b, m)`. Without it, it is 1 with `m = 1`.
 
     Returns:
         contribution: Float tensor `(b, p)`.
 
     Raises:
-        ValueError: If the inputs are not such a list, or their shapes do not belong together.
+        ValueError: If the inputs are not such a list, or their shapes do not match.
 
     Example:
         >>> import numpy as np
@@ -92,7 +92,7 @@ class DesignMatrixLayer(keras.Layer):
         return design.transpose_product(*unpack(self, "values", inputs, (2,)), self._levels())
 
     def gram(self, codes: tf.Tensor, basis: tf.Tensor | None = None) -> tf.Tensor:
-        """`Z' @ Z` by level: the blocks on its diagonal; the others are zero.
+        """`Z' @ Z` by level: the blocks on its diagonal. All others are zero.
 
         Args:
             codes: Int tensor `(b,)`; rows with negative codes are left out.

@@ -21,49 +21,48 @@ METHODS = ("mean", "posterior")
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
 class RandomEffectsAggregator(keras.Layer):
-    """Makes one table of effects out of rows: level means, or the posterior mean of B.
+    """Makes a table of effects from rows: level means, or the posterior mean of B.
 
-    "mean", the paper's: the rows' codes (draws of an encoder) are averaged by level.
+    "mean" is the paper's method: the rows' codes (draws of an encoder) are averaged by level.
 
         B[l] = sum of values over the rows of level l / their number
 
-    "posterior": `values` are residuals `r` of a mixed model at known variances, and the
-    table is their BLUP, which shrinks small levels towards 0.
+    For "posterior" the `values` are residuals `r` of a mixed model at known variances. The table
+    is their BLUP, which shrinks small levels towards 0.
 
         r[i] = (Z @ B)[i] + e[i],    B[l, j] ~ Normal(0, effect_variance),    j = 1...m
         e[i] ~ Normal(0, noise_variance)
 
-    Levels without rows get 0 either way. `DesignMatrixLayer` on the table, with the same
-    codes and basis, gives the rows their effects back. Costs O(b * m * p) and, for
-    "posterior" with m > 1, O(b * m**2 + L * m**3); sums and Cholesky roots are in float32
-    at least. There are no weights.
+    Levels without rows get 0 in both methods. `DesignMatrixLayer` on the table, with the same
+    codes and basis, gives the rows their effects. A call costs O(b * m * p), and "posterior" with
+    m > 1 also O(b * m**2 + L * m**3). Sums and Cholesky roots are in float32 at least. The layer
+    has no weights.
 
     Args:
-        num_levels: Optional positive int, number of levels `L` of the data. `None`: the table
-            has as many levels as the batch has rows, `L = b`, and must be used with the codes
-            of `layers.compact_codes`, here and in `DesignMatrixLayer`; so its size does not
-            depend on how many levels the data have.
+        num_levels: Optional positive int, number of levels `L` of the data. With `None` the table
+            has as many levels as the batch has rows, `L = b`, for any number of levels of the
+            data. Use it with the codes of `layers.compact_codes`, here and in `DesignMatrixLayer`.
         method: "mean" or "posterior".
-        noise_variance: Positive float, or one for each feature, in squared units of the
-            values; "posterior" only.
-        effect_variance: Positive float, or one for each feature: the prior variance of the
-            effects, in the same units; "posterior" only.
+        noise_variance: Positive float, or one for each feature, in squared units of the values;
+            for "posterior" only.
+        effect_variance: Positive float, or one for each feature, the prior variance of the
+            effects in the same units; for "posterior" only.
 
     Call arguments:
         inputs: List `[values, codes]` or `[values, codes, basis]` with
-            values: Float tensor `(b, p)`. For "mean" also `(b, m, p)`, codes that are already
-                apart by basis function.
+            values: Float tensor `(b, p)`. For "mean" also `(b, m, p)`, with codes for each basis
+                function.
             codes: Int tensor `(b,)`. Rows with negative codes are left out. Codes from `L`
                 on are an error of the caller: CPUs raise, XLA and GPUs leave them out.
-            basis: Float tensor `(b, m)`. "mean" averages `basis[i, j] * values[i]`; values
-                `(b, m, p)` are averaged as they are, and the basis is not read.
+            basis: Float tensor `(b, m)`. "mean" averages `basis[i, j] * values[i]`. Values
+                `(b, m, p)` are averaged without the basis.
 
     Returns:
         effects: Float tensor `(L, p)`, or `(L, m, p)` with a basis or values `(b, m, p)`.
 
     Raises:
         ValueError: On an unknown method, a variance that is not positive, or inputs of
-            shapes that do not belong together.
+            shapes that do not match.
 
     Example:
         >>> import numpy as np
@@ -77,7 +76,7 @@ class RandomEffectsAggregator(keras.Layer):
         >>> blup([values, store]).numpy().ravel().tolist()
         [1.0, 0.0, 3.0, 0.0]
 
-        Any number of levels, with a table of the mini-batch only:
+        For any number of levels, with a table of the mini-batch only:
 
         >>> codes = compact_codes(np.array([70_000, 70_000, 12]))
         >>> table = RandomEffectsAggregator()([values, codes])
@@ -127,7 +126,7 @@ class RandomEffectsAggregator(keras.Layer):
     def posterior(
         self, values: tf.Tensor, codes: tf.Tensor, basis: tf.Tensor | None = None
     ) -> LevelPosterior:
-        """Posterior mean, variance and covariance of the effects, whatever the `method`.
+        """Posterior mean, variance and covariance of the effects, for any `method`.
 
         Args:
             values: Float tensor `(b, p)`, residuals.
