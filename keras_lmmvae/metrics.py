@@ -4,9 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_lmmvae.simulation.blup import EffectBlock, blup, level_design
-from keras_lmmvae.simulation.gaussian_process import rbf_root
-from keras_lmmvae.simulation.longitudinal import term_correlation
-from keras_lmmvae.simulation.simulation import Simulation
+from keras_lmmvae.simulation.simulation import Simulation, rbf_root, term_correlation
 from keras_lmmvae.validation import check_not_negative, received
 
 __all__ = ["mse", "noise_floor", "oracle_mse"]

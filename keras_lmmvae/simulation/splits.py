@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from keras_lmmvae.simulation.draws import IntArray
+from keras_lmmvae.simulation.simulation import IntArray
 from keras_lmmvae.validation import check_columns, check_probability, received
 
 __all__ = ["SplitKind", "split", "take"]

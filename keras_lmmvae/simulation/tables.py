@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from keras_lmmvae.simulation.categorical import simulate_categorical
-from keras_lmmvae.simulation.longitudinal import simulate_longitudinal
-from keras_lmmvae.simulation.simulation import Simulation
-from keras_lmmvae.simulation.spatial import simulate_spatial
-from keras_lmmvae.simulation.spatial_categorical import simulate_spatial_categorical
+from keras_lmmvae.simulation.simulation import (
+    Simulation,
+    simulate_categorical,
+    simulate_longitudinal,
+    simulate_spatial,
+    simulate_spatial_categorical,
+)
 
 __all__ = ["SIMULATED_SUITES", "SimulatedTable"]
 
