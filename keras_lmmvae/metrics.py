@@ -140,7 +140,7 @@ def _spatial_block(
     """Returns the Gaussian process as independent effects of the columns of a kernel root.
 
     The root is rotated so that its columns are orthogonal over the training rows. The equations of
-    a Gaussian process alone are then diagonal, for every feature.
+    a single Gaussian process are then diagonal.
     """
     data = simulation.data
     _, first, location = np.unique(data["location"], return_index=True, return_inverse=True)

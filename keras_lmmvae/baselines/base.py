@@ -147,14 +147,10 @@ def is_null(keys: np.ndarray) -> npt.NDArray[np.bool_]:
 
 
 class Levels:
-    """Levels of grouping columns, with codes in the order of their first row.
+    """Levels of the columns `groups` of training data, with codes in the order of their first row.
 
     Null keys are those of `LMMVAE`: None, NaN, the empty string and `NULL_INTEGER`. scikit-learn's
     `OrdinalEncoder` does not recognise the last two.
-
-    Args:
-        data: Training data with `x` and the columns `groups`, str or int keys.
-        groups: Names of the columns.
 
     Attributes:
         keys: Dict of `pandas.Index`, the distinct keys of each column without null keys.

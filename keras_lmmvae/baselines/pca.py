@@ -77,9 +77,9 @@ class PCABaseline(_ComponentsBaseline):
         latent_dim: Positive int, number of components `d`, at most the number of features. With
             `groups` it must be below the number of rows.
         groups: Names of the columns of the factors, str or int keys. Null keys and unseen keys
-            are coded as zeros. Defaults to ().
+            are coded as zeros.
         seed: Optional int for scikit-learn's solvers with random starts: the randomised one for
-            large data and the sparse one. Defaults to 0.
+            large data and the sparse one.
 
     Attributes:
         pca_: The fitted `sklearn.decomposition.PCA`.
@@ -161,7 +161,6 @@ class BLUPPCA(_ComponentsBaseline):
         groups: Names of the columns of the factors, str or int keys. The effect of null keys and
             of unseen keys is 0.
         seed: Optional int for scikit-learn's randomised solver, which it uses for large data.
-            Defaults to 0.
 
     Attributes:
         group_means_: The fitted `GroupMeans`. The next five attributes are taken from it.

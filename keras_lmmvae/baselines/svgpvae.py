@@ -263,16 +263,10 @@ class AuxiliaryRows(NamedTuple):
 
 
 class AuxiliaryPoints:
-    """Reads the auxiliary columns and standardises them by the training rows.
+    """Reads coordinates, time and subject of rows and standardises them by the training rows.
 
     All coordinates are divided by the same number, the root of their mean variance, so that
     distances keep their proportions. Times are divided by their standard deviation.
-
-    Args:
-        data: Training data.
-        coordinates: Names of coordinate columns, or `None`.
-        subject: Name of the column of subjects, or `None`.
-        time: Name of the column of times, or `None`.
 
     Attributes:
         parts: Numbers of columns with a common length scale: coordinates, time.
@@ -335,12 +329,10 @@ class GPAutoencoder(keras.Layer):
     Args:
         latent_dim: Positive int, `d`.
         num_features: Positive int, `p`.
-        hidden_units: Widths of the layers of the encoder. The decoder has the same in reverse
-            order.
+        hidden_units: Widths of the layers of the encoder.
         parts: Numbers of place columns with a common length scale.
-        subject_vectors: Initial vectors of the subjects, float array `(q, r)`. `(1, 0)` if there
-            are no subjects.
-        inducing_points: Initial points, float array `(m, c + r)`: places, then subject vectors.
+        subject_vectors: Initial vectors of the subjects, `(q, r)`, or `(1, 0)` without subjects.
+        inducing_points: Initial points, `(m, c + r)`: places, then subject vectors.
         seed: Int that fixes the initial weights.
     """
 

@@ -52,18 +52,18 @@ class VAEBaseline(LatentVariableBaseline):
 
     Args:
         latent_dim: Positive int, `d`, at most the number of features.
-        groups: Names of the columns of the factors, str or int keys. Defaults to ().
-        coding: "ignore", "one-hot" or "embedding". Defaults to "ignore".
+        groups: Names of the columns of the factors, str or int keys.
+        coding: "ignore", "one-hot" or "embedding".
         condition_decoder: Whether the decoder has the embeddings as inputs, too. It requires
-            `coding="embedding"`. Defaults to False.
-        embedding_dim: Positive int, length of the embedding of a factor. Defaults to 10.
+            `coding="embedding"`.
+        embedding_dim: Positive int, length of the embedding of a factor.
         hidden_units: Widths of the dense layers of the encoder. The decoder has the same in
-            reverse order. Defaults to (1000, 500).
-        activation: Activation of these layers. Defaults to "relu".
-        epochs: Positive int. Defaults to 25.
-        batch_size: Positive int. Defaults to 128.
-        learning_rate: Positive float, learning rate of the first step. Defaults to 2e-3.
-        kl_weight: Non-negative float, weight of KL(q(u) || p(u)). Defaults to 1.0.
+            reverse order.
+        activation: Activation of these layers.
+        epochs: Positive int.
+        batch_size: Positive int.
+        learning_rate: Positive float, learning rate of the first step.
+        kl_weight: Non-negative float, weight of KL(q(u) || p(u)).
         seed: Optional int that fixes initial weights, order of the rows and draws.
 
     Attributes:
@@ -204,12 +204,12 @@ class BLUPVAE(LatentVariableBaseline):
         groups: Names of the columns of the factors, str or int keys. The effect of null keys and
             of unseen keys is 0.
         hidden_units: Widths of the dense layers of the encoder. The decoder has the same in
-            reverse order. Defaults to (1000, 500).
-        activation: Activation of these layers. Defaults to "relu".
-        epochs: Positive int. Defaults to 25.
-        batch_size: Positive int. Defaults to 128.
-        learning_rate: Positive float, learning rate of the first step. Defaults to 2e-3.
-        kl_weight: Non-negative float, weight of KL(q(u) || p(u)). Defaults to 1.0.
+            reverse order.
+        activation: Activation of these layers.
+        epochs: Positive int.
+        batch_size: Positive int.
+        learning_rate: Positive float, learning rate of the first step.
+        kl_weight: Non-negative float, weight of KL(q(u) || p(u)).
         seed: Optional int that fixes initial weights, order of the rows and draws.
 
     Attributes:
@@ -332,7 +332,7 @@ class ConditionalVAE(keras.Model):
             self.embedding = LevelTable(sum(num_levels), embedding_dim, uniform)
             self.embedding.build()
         policy = self.dtype_policy
-        trunk: keras.layers.Layer = keras.layers.Identity()
+        trunk: keras.Layer = keras.layers.Identity()
         if hidden:
             trunk = dense_stack(hidden, activation, "encoder_trunk", policy, seeds[0])
         self.latent_encoder = LatentEncoder(trunk, latent_dim, seeds[1], dtype=policy)
@@ -379,7 +379,6 @@ class ConditionalVAE(keras.Model):
 
     def train_step(self, rows: Rows) -> dict[str, tf.Tensor]:
         """Gradient step for the networks, then an update of the noise variance."""
-        (rows,) = rows if isinstance(rows, tuple) else (rows,)
         noise = tf.convert_to_tensor(self.noise_variance)
         with tf.GradientTape() as tape:
             mean, log_var = self.posterior(rows, training=True)

@@ -178,12 +178,12 @@ def plot_shrinkage(
     residual = feature_values(data, number) - prediction.mean[:, number] + own
     codes = level_codes(model, found, data)
     observed = (codes >= 0) & np.isfinite(residual)
-    levels, first, inverse, sizes = np.unique(
-        codes[observed], return_index=True, return_inverse=True, return_counts=True
+    rows = pd.DataFrame({"residual": residual, "effect": own})[observed].groupby(codes[observed])
+    levels = rows.agg(
+        mean=("residual", "mean"), effect=("effect", "first"), size=("effect", "size")
     )
-    means = np.bincount(inverse, residual[observed]) / sizes
     ax = new_axes(ax)
-    _draw_levels(ax, means, own[observed][first], sizes)
+    _draw_levels(ax, *levels.to_numpy().T)
     unit = feature_title(model, number)
     ax.set(xlabel=f"mean residual of the group, {unit}", ylabel=f"effect (BLUP), {unit}")
     ax.set_title(f"{term}: {len(levels):,} levels")
@@ -198,15 +198,8 @@ def _draw_levels(ax: Axes, means: np.ndarray, effects: np.ndarray, sizes: np.nda
     ax.axhline(0.0, color="0.8", linewidth=1, zorder=0)
     # The scale covers at least a factor of 2, so that it is valid for equal sizes, too.
     norm = LogNorm(sizes.min(), max(sizes.max(), 2 * sizes.min()))
-    points = ax.scatter(
-        means,
-        effects,
-        c=sizes,
-        s=2.0 * point_area(len(means)),
-        norm=norm,
-        cmap="viridis_r",
-        linewidths=0,
-    )
+    style: dict[str, Any] = {"s": 2.0 * point_area(len(means)), "linewidths": 0}
+    points = ax.scatter(means, effects, c=sizes, norm=norm, cmap="viridis_r", **style)
     bar = ax.figure.colorbar(points, ax=ax, label="rows of the group", shrink=0.85)
     bar.ax.yaxis.set_major_formatter("{x:,.0f}")
     bar.ax.yaxis.set_minor_formatter("{x:,.0f}" if sizes.max() < 10 * sizes.min() else "")
@@ -254,6 +247,7 @@ def plot_trajectories(
         3
     """
     found = term_of_kind(model, term, "slopes over time")
+    time_column = str(found.curve_column)
     number = model.feature_number(feature)
     check_positive("num_levels", num_levels, integer=True, minimum=1)
     width = half_width(level)
@@ -264,7 +258,7 @@ def plot_trajectories(
     average = float(prediction.population[:, number].mean())
     own = prediction.contributions[term][:, number]
     others = (prediction.mean - prediction.population)[:, number] - own
-    values, time = feature_values(data, number), np.asarray(data[found.curve_column], np.float64)
+    values, time = feature_values(data, number), np.asarray(data[time_column], np.float64)
     names = found.level_names()
     for panel, code in zip(panels, chosen, strict=True):
         rows = np.flatnonzero(codes == code)
@@ -274,7 +268,7 @@ def plot_trajectories(
             )
         base = average + float(others[rows].mean())
         grid = np.linspace(time[rows].min(), time[rows].max(), _CURVE_POINTS)
-        effect, deviation = _curve(model, term, data, rows[0], found.curve_column, grid)
+        effect, deviation = _curve(model, term, data, rows[0], time_column, grid)
         curve, band = base + effect[:, number], width * deviation[:, number]
         panel.axhline(base, color="0.5", linestyle="--", linewidth=1, label="average subject")
         panel.fill_between(
@@ -284,7 +278,7 @@ def plot_trajectories(
         panel.plot(grid, curve, color=COLOURS[0], label="fitted curve")
         panel.plot(time[rows], values[rows], ".", color="black", label="rows")
         panel.set_title(str(names[code]), fontsize=10)
-    _finish(panels, feature_title(model, number), found.curve_column)
+    _finish(panels, feature_title(model, number), time_column)
     return panels
 
 

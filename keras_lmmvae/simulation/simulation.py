@@ -117,18 +117,16 @@ def simulate_categorical(
     The defaults are those of the paper. Level sizes are unequal (`draw_level_codes`).
 
     Args:
-        n: Positive int, number of rows. Defaults to 100000.
-        num_features: Positive int, number of features `p`. Defaults to 100.
-        cardinalities: Positive ints, number of levels of each factor. Defaults to
-            (1000, 3000, 5000).
-        effect_variances: Non-negative floats, nominal variance `v_k` of each factor. Defaults to
-            (0.3, 0.3, 0.3).
-        latent_dim: Positive int, number of latent variables `d`. Defaults to 1.
+        n: Positive int, number of rows.
+        num_features: Positive int, number of features `p`.
+        cardinalities: Positive ints, number of levels of each factor.
+        effect_variances: Non-negative floats, nominal variance `v_k` of each factor.
+        latent_dim: Positive int, number of latent variables `d`.
         order: "nested" or "crossed". "nested", as in the paper, sorts the levels of every factor
             along the rows, so that the factors are nearly nested. "crossed" puts the levels in
-            random order. Defaults to "nested".
-        noise_variance: Positive float, variance of e. Defaults to 1.0.
-        seed: Optional int. The same seed gives the same simulation. Defaults to None.
+            random order.
+        noise_variance: Positive float, variance of e.
+        seed: Optional int. The same seed gives the same simulation.
 
     Returns:
         simulation: A `Simulation` with the int64 columns "group_0", "group_1", ...
@@ -169,16 +167,16 @@ def simulate_longitudinal(
     All features have the same variances.
 
     Args:
-        n: Positive int, number of rows. Defaults to 100000.
-        num_features: Positive int, number of features `p`. Defaults to 100.
-        num_subjects: Positive int, number of subjects `q`. Defaults to 1000.
+        n: Positive int, number of rows.
+        num_features: Positive int, number of features `p`.
+        num_subjects: Positive int, number of subjects `q`.
         effect_variances: Non-negative floats, variances of the intercept, the slope, the
-            quadratic term, ... Their number is `M`. Defaults to (0.3, 0.3, 0.3).
+            quadratic term, ... Their number is `M`.
         correlation: Float, correlation of the intercept with each slope. The slopes are
-            uncorrelated. Defaults to 0.3.
-        latent_dim: Positive int, number of latent variables `d`. Defaults to 1.
-        noise_variance: Positive float, variance of e. Defaults to 1.0.
-        seed: Optional int. The same seed gives the same simulation. Defaults to None.
+            uncorrelated.
+        latent_dim: Positive int, number of latent variables `d`.
+        noise_variance: Positive float, variance of e.
+        seed: Optional int. The same seed gives the same simulation.
 
     Returns:
         simulation: A `Simulation` with the columns "subject", int64, and "t", float64. The rows
@@ -221,14 +219,14 @@ def simulate_spatial(
     locations takes less than a second.
 
     Args:
-        n: Positive int, number of rows. Defaults to 100000.
-        num_features: Positive int, number of features `p`. Defaults to 100.
-        num_locations: Positive int, number of locations. Defaults to 10000.
-        effect_variance: Non-negative float, nominal variance `v`. Defaults to 3.0.
-        squared_length_scale: Positive float, the kernel's squared length scale. Defaults to 0.3.
-        latent_dim: Positive int, number of latent variables `d`. Defaults to 1.
-        noise_variance: Positive float, variance of e. Defaults to 1.0.
-        seed: Optional int. The same seed gives the same simulation. Defaults to None.
+        n: Positive int, number of rows.
+        num_features: Positive int, number of features `p`.
+        num_locations: Positive int, number of locations.
+        effect_variance: Non-negative float, nominal variance `v`.
+        squared_length_scale: Positive float, the kernel's squared length scale.
+        latent_dim: Positive int, number of latent variables `d`.
+        noise_variance: Positive float, variance of e.
+        seed: Optional int. The same seed gives the same simulation.
 
     Returns:
         simulation: A `Simulation` with the columns "lon" and "lat", float64, and "location",
@@ -271,19 +269,17 @@ def simulate_spatial_categorical(
     successive numbers, which lie anywhere in the plane.
 
     Args:
-        n: Positive int, number of rows. Defaults to 100000.
-        num_features: Positive int, number of features `p`. Defaults to 100.
-        num_locations: Positive int, number of locations. Defaults to 10000.
-        effect_variance: Non-negative float, nominal variance of the Gaussian process. Defaults
-            to 3.0.
-        squared_length_scale: Positive float, the kernel's squared length scale. Defaults to 0.3.
-        cardinalities: Positive ints, number of levels of each factor. Defaults to (1000,).
-        effect_variances: Non-negative floats, nominal variance of each factor. Defaults to (0.3,).
+        n: Positive int, number of rows.
+        num_features: Positive int, number of features `p`.
+        num_locations: Positive int, number of locations.
+        effect_variance: Non-negative float, nominal variance of the Gaussian process.
+        squared_length_scale: Positive float, the kernel's squared length scale.
+        cardinalities: Positive ints, number of levels of each factor.
+        effect_variances: Non-negative floats, nominal variance of each factor.
         order: "nested" (levels sorted along the rows) or "crossed" (levels in random order).
-            Defaults to "nested".
-        latent_dim: Positive int, number of latent variables `d`. Defaults to 1.
-        noise_variance: Positive float, variance of e. Defaults to 1.0.
-        seed: Optional int. The same seed gives the same simulation. Defaults to None.
+        latent_dim: Positive int, number of latent variables `d`.
+        noise_variance: Positive float, variance of e.
+        seed: Optional int. The same seed gives the same simulation.
 
     Returns:
         simulation: A `Simulation` with the columns "lon", "lat", "location", "group_0", ...
@@ -347,7 +343,7 @@ def _simulate(
 
 def _checked(arguments: dict[str, Any]) -> dict[str, Any]:
     """Checks the arguments of a simulation and returns them, with sequences as tuples."""
-    settings = {
+    settings: dict[str, Any] = {
         name: tuple(value) if name in _SEQUENCES else value for name, value in arguments.items()
     }
     for name, value in settings.items():

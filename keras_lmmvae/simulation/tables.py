@@ -23,24 +23,13 @@ __all__ = ["SIMULATED_SUITES", "SimulatedTable"]
 
 @dataclass(frozen=True)
 class SimulatedTable:
-    """A simulation with its settings.
-
-    Attributes:
-        function: One of `simulate_...`.
-        settings: Its arguments without `latent_dim` and `seed`.
-    """
+    """One of `simulate_...` with its arguments, without `latent_dim` and `seed`."""
 
     function: Callable[..., Simulation]
     settings: dict[str, Any]
 
     def simulate(self, latent_dim: int, seed: int, num_rows: int | None = None) -> Simulation:
-        """Simulates the table.
-
-        Args:
-            latent_dim: Positive int, `d`.
-            seed: Non-negative int.
-            num_rows: Optional positive int, replaces the number of rows.
-        """
+        """Simulates the table, with another number of rows if that is given."""
         settings = self.settings if num_rows is None else {**self.settings, "n": num_rows}
         return self.function(**settings, latent_dim=latent_dim, seed=seed)
 
