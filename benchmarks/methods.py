@@ -10,7 +10,7 @@ from benchmarks.lmmvae_method import AmortizedMethod, LMMVAEMethod
 from benchmarks.settings import Training
 from benchmarks.table import Table
 from keras_lmmvae import baselines
-from keras_lmmvae.baselines.conditional_vae import Coding
+from keras_lmmvae.baselines.vae import Coding
 from keras_lmmvae.validation import received
 
 __all__ = ["METHODS", "applies", "make_method", "settings_of", "training_of"]

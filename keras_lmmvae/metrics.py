@@ -4,9 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from keras_lmmvae.simulation.blup import EffectBlock, blup, level_design
-from keras_lmmvae.simulation.gaussian_process import rbf_root
-from keras_lmmvae.simulation.longitudinal import term_correlation
-from keras_lmmvae.simulation.simulation import Simulation
+from keras_lmmvae.simulation.simulation import Simulation, rbf_root, term_correlation
 from keras_lmmvae.validation import check_not_negative, received
 
 __all__ = ["mse", "noise_floor", "oracle_mse"]
@@ -142,7 +140,7 @@ def _spatial_block(
     """Returns the Gaussian process as independent effects of the columns of a kernel root.
 
     The root is rotated so that its columns are orthogonal over the training rows. The equations of
-    a Gaussian process alone are then diagonal, for every feature.
+    a single Gaussian process are then diagonal.
     """
     data = simulation.data
     _, first, location = np.unique(data["location"], return_index=True, return_inverse=True)

@@ -14,8 +14,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from keras_lmmvae.baselines.columns import check_training
-from keras_lmmvae.baselines.schedule import cosine_adam
+from keras_lmmvae.baselines.schedule import check_training, cosine_adam
 from keras_lmmvae.data_frame import as_pandas, from_dataframe, numeric_features
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.lmmvae import LMMVAE

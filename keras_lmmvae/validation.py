@@ -72,11 +72,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def check_columns(data: Mapping[str, Any], columns: Iterable[str]) -> int:
-    """Checks that all columns are there and have the same length. Returns that number of rows.
-
-    Raises:
-        ValueError: If a column is missing, if lengths differ, or if there are no rows.
-    """
+    """Checks that all columns are there and have the same length. Returns that number of rows."""
     if not isinstance(data, Mapping):
         raise ValueError(
             "The data must be a dict of arrays with the features under 'x' and one entry per "
@@ -116,9 +112,6 @@ def as_features(x: Any, num_features: int | None = None) -> np.ndarray:
     """Checks the feature matrix and returns it as floats `(n, p)`, with NaN for missing cells.
 
     Floats keep their precision. Integers and Booleans become float64.
-
-    Raises:
-        ValueError: If `x` is not numeric, not two-dimensional, of the wrong width or infinite.
     """
     values = _frame_values(x) if isinstance(x, pd.DataFrame) else _array_values(x)
     if values.ndim != 2 or values.shape[1] == 0:
@@ -189,9 +182,6 @@ def as_float_column(name: str, values: Any) -> np.ndarray:
     """Checks a numeric column and returns it as float64 `(n,)`, with NaN for missing values.
 
     `NULL_INTEGER` counts as missing.
-
-    Raises:
-        ValueError: If it is not one-dimensional, not numeric or infinite.
     """
     series = as_series(name, values)
     if not _is_numeric(series):
@@ -218,11 +208,7 @@ def as_keys(name: str, values: Any) -> np.ndarray:
 
     Missing keys become `NULL_INTEGER` or the empty string. These two count as missing in the
     input, too. Floats are accepted if all are whole numbers, because pandas turns integers with
-    gaps into floats. Booleans become 0 and 1.
-
-    Raises:
-        ValueError: If the keys are neither all strings nor all whole numbers, or if they are too
-            large for 64-bit integers or for the precision of floats.
+    gaps into floats. Booleans become 0 and 1. Numbers must fit into 64-bit integers.
     """
     series = as_series(name, values)
     missing = series.isna().to_numpy(bool)
@@ -271,23 +257,16 @@ def as_series(name: str, values: Any) -> pd.Series:
 
 
 def _text(name: str, present: pd.Series) -> list[str]:
-    text: list[str] = present.tolist()
-    try:
-        text = [key.decode() if isinstance(key, bytes) else str(key) for key in text]
-        "".join(text).encode()
-    except UnicodeError as error:
-        broken = next((key for key in present if not _is_utf8(key)), None)
-        raise ValueError(
-            f"The keys of column '{name}' must be text in UTF-8. " + received(key=broken)
-        ) from error
+    text: list[str] = []
+    for key in present.tolist():
+        try:
+            text.append(key.decode() if isinstance(key, bytes) else str(key))
+            text[-1].encode()
+        except UnicodeError as error:
+            raise ValueError(
+                f"The keys of column '{name}' must be text in UTF-8. " + received(key=key)
+            ) from error
     return text
-
-
-def _is_utf8(key: str | bytes) -> bool:
-    try:
-        return bool(key.decode() if isinstance(key, bytes) else key.encode()) or not key
-    except UnicodeError:
-        return False
 
 
 def _integers(name: str, present: pd.Series) -> np.ndarray:

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 
 from keras_lmmvae.baselines import BLUPPCA, GroupMeans, PCABaseline
-from keras_lmmvae.baselines.variance_components import variance_components
+from keras_lmmvae.baselines.group_means import variance_components
 from keras_lmmvae.metrics import mse, oracle_mse
 from keras_lmmvae.simulation import simulate_categorical, split, take
 from keras_lmmvae.simulation.blup import level_design

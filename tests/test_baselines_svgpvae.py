@@ -8,12 +8,6 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from keras_lmmvae.baselines import SVGPVAEBaseline, latent_variable
-from keras_lmmvae.baselines.auxiliary_points import AuxiliaryPoints
-from keras_lmmvae.baselines.gp_autoencoder import (
-    GPAutoencoder,
-    inducing_centres,
-    subject_scores,
-)
 from keras_lmmvae.baselines.sparse_gp import (
     JITTER,
     InducingSums,
@@ -22,7 +16,13 @@ from keras_lmmvae.baselines.sparse_gp import (
     squared_exponential,
     whitened_basis,
 )
-from keras_lmmvae.baselines.svgpvae import _inputs
+from keras_lmmvae.baselines.svgpvae import (
+    AuxiliaryPoints,
+    GPAutoencoder,
+    _inputs,
+    inducing_centres,
+    subject_scores,
+)
 from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
 from keras_lmmvae.simulation import take
 

@@ -8,8 +8,8 @@ from sklearn.exceptions import NotFittedError
 
 import keras_lmmvae as lmm
 from keras_lmmvae.baselines import BLUPVAE, PCABaseline, VAEBaseline
-from keras_lmmvae.baselines.level_layers import LevelTable, OneHotDense
 from keras_lmmvae.baselines.schedule import cosine_adam
+from keras_lmmvae.baselines.vae import LevelTable, OneHotDense
 from keras_lmmvae.metrics import mse, oracle_mse
 from keras_lmmvae.simulation import simulate_categorical, split, take
 

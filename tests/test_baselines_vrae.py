@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 
 from keras_lmmvae.baselines import VRAEBaseline
 from keras_lmmvae.baselines import vrae as vrae_module
-from keras_lmmvae.baselines.sequences import PADDING, sequences_of
+from keras_lmmvae.baselines.vrae import PADDING, sequences_of
 from keras_lmmvae.simulation import take
 from keras_lmmvae.validation import NULL_INTEGER
 

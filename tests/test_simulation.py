@@ -10,8 +10,12 @@ from keras_lmmvae.simulation import (
     simulate_spatial,
     simulate_spatial_categorical,
 )
-from keras_lmmvae.simulation.draws import draw_level_codes, draw_signal
-from keras_lmmvae.simulation.gaussian_process import rbf_kernel, rbf_root
+from keras_lmmvae.simulation.simulation import (
+    draw_level_codes,
+    draw_signal,
+    rbf_kernel,
+    rbf_root,
+)
 
 SMALL = {
     simulate_categorical: {"cardinalities": (20, 30), "effect_variances": (0.3, 3.0)},

@@ -1,12 +1,10 @@
 """Baselines to compare with, as scikit-learn estimators: `fit`, `transform`, `reconstruct`."""
 
 from keras_lmmvae.baselines.base import Baseline
-from keras_lmmvae.baselines.blup_pca import BLUPPCA
-from keras_lmmvae.baselines.blup_vae import BLUPVAE
 from keras_lmmvae.baselines.group_means import GroupMeans
-from keras_lmmvae.baselines.pca import PCABaseline
+from keras_lmmvae.baselines.pca import BLUPPCA, PCABaseline
 from keras_lmmvae.baselines.svgpvae import SVGPVAEBaseline
-from keras_lmmvae.baselines.vae import VAEBaseline
+from keras_lmmvae.baselines.vae import BLUPVAE, VAEBaseline
 from keras_lmmvae.baselines.vrae import VRAEBaseline
 
 __all__ = [

@@ -1,19 +1,41 @@
-"""The interface of all baselines, and the checks of their features."""
+"""The interface of all baselines, and the columns that they read: features, numbers and keys."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from sklearn.base import BaseEstimator
 
-from keras_lmmvae.validation import as_features, check_columns, check_positive, received
+from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
+from keras_lmmvae.validation import (
+    NULL_INTEGER,
+    as_features,
+    as_float_column,
+    as_keys,
+    check_columns,
+    check_positive,
+    received,
+)
 
-__all__ = ["Baseline", "Data", "FloatArray"]
+__all__ = [
+    "Baseline",
+    "Data",
+    "FloatArray",
+    "IntArray",
+    "Levels",
+    "check_groups",
+    "is_null",
+    "key_column",
+    "number_column",
+]
 
 Data = Mapping[str, np.ndarray]
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 
 class Baseline(BaseEstimator, ABC):  # type: ignore[misc]
@@ -91,3 +113,89 @@ def _features(data: Data) -> FloatArray:
             + received(row=row, column=column, missing=len(missing))
         )
     return x
+
+
+def check_groups(groups: Sequence[str], minimum: int) -> None:
+    """Raises a ValueError unless `groups` is a list of at least `minimum` (0 or 1) names."""
+    if isinstance(groups, str) or len(groups) < minimum:
+        expected = "at least one column name" if minimum else "column names"
+        raise ValueError(f"`groups` must be a list of {expected}. " + received(groups=groups))
+
+
+def number_column(data: Data, name: str) -> FloatArray:
+    """Returns a column of finite numbers, float64 `(n,)`, and raises a ValueError on others."""
+    check_columns(data, ["x", name])
+    values: FloatArray = as_float_column(name, data[name])
+    missing = np.isnan(values)
+    if missing.any():
+        raise ValueError(
+            f"The column '{name}' must have no missing values. "
+            + received(row=int(np.argmax(missing)), missing=int(missing.sum()))
+        )
+    return values
+
+
+def key_column(data: Data, name: str) -> np.ndarray:
+    """Returns a column of keys as `as_keys` normalises them, int64 or str `(n,)`."""
+    check_columns(data, ["x", name])
+    return as_keys(name, data[name])
+
+
+def is_null(keys: np.ndarray) -> npt.NDArray[np.bool_]:
+    """Returns which keys from `as_keys` are null, bool `(n,)`."""
+    return np.asarray(keys == (NULL_INTEGER if keys.dtype.kind == "i" else ""), np.bool_)
+
+
+class Levels:
+    """Levels of the columns `groups` of training data, with codes in the order of their first row.
+
+    Null keys are those of `LMMVAE`: None, NaN, the empty string and `NULL_INTEGER`. scikit-learn's
+    `OrdinalEncoder` does not recognise the last two.
+
+    Attributes:
+        keys: Dict of `pandas.Index`, the distinct keys of each column without null keys.
+
+    Example:
+        >>> stores = Levels({"x": np.zeros((3, 1)), "store": np.array(["b", "a", "b"])}, ["store"])
+        >>> stores.codes({"x": np.zeros((3, 1)), "store": np.array(["a", "c", ""])})["store"]
+        array([ 1, -1, -2])
+    """
+
+    def __init__(self, data: Data, groups: Sequence[str]) -> None:
+        self.keys = {name: _distinct(name, key_column(data, name)) for name in groups}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of levels `q` of each column."""
+        return {name: len(keys) for name, keys in self.keys.items()}
+
+    def codes(self, data: Data) -> dict[str, IntArray]:
+        """Returns codes `(n,)` of each column, `UNKNOWN_CODE` if unseen, `NULL_CODE` if null."""
+        return {
+            name: _lookup(name, levels, key_column(data, name))
+            for name, levels in self.keys.items()
+        }
+
+
+def _distinct(name: str, keys: np.ndarray) -> pd.Index:
+    levels = pd.Index(keys[~is_null(keys)]).unique()
+    if len(levels) == 0:
+        raise ValueError(
+            f"The column '{name}' must have at least one key that is not null. "
+            + received(rows=len(keys), levels=0)
+        )
+    return levels
+
+
+def _lookup(name: str, levels: pd.Index, keys: np.ndarray) -> IntArray:
+    null = is_null(keys)
+    codes = np.full(len(keys), NULL_CODE, np.int64)
+    present = pd.Index(keys[~null])
+    if len(present) and is_numeric_dtype(levels) != is_numeric_dtype(present):
+        raise ValueError(
+            f"The keys of column '{name}' must be of the type that was fitted, {levels.dtype}. "
+            + received(keys=keys)
+        )
+    places = levels.get_indexer(present)
+    codes[~null] = np.where(places >= 0, places, UNKNOWN_CODE)
+    return codes

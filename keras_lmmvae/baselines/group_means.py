@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+from scipy import optimize, sparse
 
-from keras_lmmvae.baselines.base import Data, FloatArray
-from keras_lmmvae.baselines.columns import Levels, check_groups
-from keras_lmmvae.baselines.variance_components import variance_components
+from keras_lmmvae.baselines.base import Data, FloatArray, Levels, check_groups
 from keras_lmmvae.effects.vocabulary import UNKNOWN_CODE
 from keras_lmmvae.simulation.blup import EffectBlock, blup, level_design
 from keras_lmmvae.validation import received
 
-__all__ = ["GroupMeans"]
+__all__ = ["GroupMeans", "variance_components"]
 
 # Lowest shares in the variance of a feature. A feature may be constant within groups, and the
 # variance of an effect may be estimated as 0.
@@ -63,14 +62,18 @@ class GroupMeans:
         """Fits mean, variances and effects to `x`, float64 `(n, p)`, and the groups in `data`."""
         check_groups(self.groups, minimum=1)
         self.vocabulary_ = Levels(data, self.groups)
-        codes = self.vocabulary_.codes(data)
-        for name, code in codes.items():
-            self._check_repeats(name, code)
-        designs = [level_design(codes[name], size) for name, size in self.vocabulary_.sizes.items()]
-        self.level_sizes_ = {
-            name: np.asarray(design.sum(axis=0))
-            for name, design in zip(codes, designs, strict=True)
-        }
+        designs = []
+        self.level_sizes_ = {}
+        for name, codes in self.vocabulary_.codes(data).items():
+            levels = self.vocabulary_.sizes[name]
+            if levels == (codes >= 0).sum():
+                raise ValueError(
+                    f"The column '{name}' must have a level with at least two rows, because its "
+                    "effects cannot be separated from the noise otherwise. "
+                    + received(rows=len(codes), levels=levels)
+                )
+            designs.append(level_design(codes, levels))
+            self.level_sizes_[name] = np.asarray(designs[-1].sum(axis=0))
         self.mean_ = x.mean(axis=0)
         self._solve(designs, x - self.mean_)
         return self
@@ -86,6 +89,10 @@ class GroupMeans:
         for name, codes in self.vocabulary_.codes(data).items():
             total = total + np.where(codes[:, None] >= 0, self.effects_[name][codes], 0.0)
         return np.asarray(total, np.float64)
+
+    def predict(self, data: Data) -> FloatArray:
+        """Returns the mean plus the sum of the effects of each row, float64 `(n, p)`."""
+        return self.mean_ + self.contribution(data)
 
     def contribution_variance(self, data: Data) -> FloatArray:
         """Returns the posterior variance of the contribution, float64 `(n, p)`, in squared units.
@@ -105,15 +112,6 @@ class GroupMeans:
             total = total + np.where(is_level[:, None], posterior, 0.0)
         return np.asarray(total, np.float64)
 
-    def _check_repeats(self, name: str, codes: np.ndarray) -> None:
-        levels = self.vocabulary_.sizes[name]
-        if levels == (codes >= 0).sum():
-            raise ValueError(
-                f"The column '{name}' must have a level with at least two rows, because its "
-                "effects cannot be separated from the noise otherwise. "
-                + received(rows=len(codes), levels=levels)
-            )
-
     def _solve(self, designs: list, centred: FloatArray) -> None:
         """Estimates the variances, then the effects at these variances."""
         variance, noise = variance_components(designs, centred)
@@ -128,3 +126,64 @@ class GroupMeans:
         names = list(self.levels_)
         self.effect_variance_ = dict(zip(names, variance, strict=True))
         self.effects_ = {name: effect[:, 0] for name, effect in zip(names, effects, strict=True)}
+
+
+def variance_components(
+    designs: Sequence[sparse.csr_array], x: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Estimates the variance of each factor and of the noise, separately for each feature.
+
+        x = mean + sum{ Z_k @ b_k : k=1...K } + e,  Var(b_k) = v_k * I,  Var(e) = v_0 * I
+        E[x' M P_j M x] = sum{ v_k * trace(M P_j M Z_k Z_k') : k=0...K },  Z_0 = I
+
+    M = I - 1 1' / n centres, P_k projects on the level means of factor k, and P_0 = I. These are
+    K + 1 linear equations for the variances. They hold for crossed and for nested factors and are
+    solved by non-negative least squares. With one factor the solution is the ANOVA estimate.
+
+    Args:
+        designs: Indicator matrices Z_k `(n, q_k)`, one per factor. Rows may be empty.
+        x: Float64 array `(n, p)`.
+
+    Returns:
+        The variances of the effects `(K, p)` and of the noise `(p,)`, all at least 0.
+    """
+    centred = x - x.mean(axis=0)
+    totals = np.square(centred).sum(axis=0)  # (p,)
+    moments = [totals]
+    for design in designs:
+        sums, sizes = design.T @ centred, design.sum(axis=0)  # (q, p), (q,)
+        moments.append((np.square(sums) / np.maximum(sizes, 1)[:, None]).sum(axis=0))
+    matrix = np.array([_traces(projection, designs) for projection in (None, *designs)])
+    scale = matrix[:, -1]  # Division by trace(M P_j M) makes a mean square of each equation.
+    matrix = matrix / scale[:, None]
+    targets = np.stack(moments) / scale[:, None]  # (K + 1, p)
+    variances = np.stack([optimize.nnls(matrix, target)[0] for target in targets.T], axis=1)
+    return variances[:-1], variances[-1]
+
+
+def _traces(
+    projection: sparse.csr_array | None, designs: Sequence[sparse.csr_array]
+) -> list[float]:
+    """Returns trace(M P M Z_k Z_k') for each factor, then trace(M P M) for the noise.
+
+    `projection` is the indicator matrix of the factor of P. `None` means P = I. The traces follow
+    from M P M = P - (1 a' + a 1') / n + 1 1' * sum(a) / n**2 with a = P 1.
+    """
+    n = designs[0].shape[0]
+    ones = np.ones(n)
+    if projection is None:
+        image, trace = ones, float(n)
+    else:
+        sizes = projection.sum(axis=0)  # (q,)
+        image, trace = projection @ np.ones(projection.shape[1]), float((sizes > 0).sum())
+    mean = image.sum() / n
+    traces = []
+    for design in designs:
+        if projection is None:
+            inside = design.sum()
+        else:
+            counts = (projection.T @ design).multiply(1.0 / np.maximum(sizes, 1)[:, None])
+            inside = counts.multiply(projection.T @ design).sum()
+        sums, image_sums = design.T @ ones, design.T @ image
+        traces.append(float(inside - 2 * sums @ image_sums / n + mean * sums @ sums / n))
+    return [*traces, float(trace - 2 * mean + mean)]

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from keras_lmmvae.baselines.base import Baseline, Data, FloatArray
-from keras_lmmvae.baselines.columns import check_training
+from keras_lmmvae.baselines.schedule import check_training, cosine_adam, updated_noise_variance
 from keras_lmmvae.elbo import Density, importance_bound, plain_bound
 from keras_lmmvae.likelihood import gaussian_log_likelihood
 from keras_lmmvae.validation import check_positive
@@ -21,6 +21,11 @@ __all__ = ["LatentVariableBaseline", "in_chunks", "joined"]
 ROWS_AT_ONCE = 4096  # Inference is done in chunks of rows, which limits its memory.
 
 tfd = tfp.distributions
+
+BatchBound: TypeAlias = Callable[
+    [tf.Tensor, tf.random.Generator], tuple[tf.Tensor, float | tf.Tensor, tf.Tensor]
+]
+"""Negative bound of a batch, a scalar, the number of its rows, and their errors `(b, p)`."""
 
 
 class LatentVariableBaseline(Baseline):
@@ -37,6 +42,10 @@ class LatentVariableBaseline(Baseline):
     """
 
     seed: int | None
+    epochs: int
+    learning_rate: float
+    n_features_in_: int
+    network_: Any
     scaler_: StandardScaler
     noise_variance_: FloatArray
 
@@ -101,6 +110,46 @@ class LatentVariableBaseline(Baseline):
         names = ("hidden_units", "epochs", "batch_size", "learning_rate", "kl_weight")
         check_training(**{name: getattr(self, name) for name in names})
 
+    def _fit_network(
+        self,
+        bound: BatchBound,
+        batch_of: Callable[[np.ndarray], np.ndarray],
+        size: int,
+        num_steps: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """Trains `network_` and the noise variance on batches in random order.
+
+        Args:
+            bound: Bound of a batch, with draws of a generator.
+            batch_of: Returns the int64 batch of some of the numbers `0 ... size - 1`.
+            size: Positive int.
+            num_steps: Positive int, number of batches per epoch.
+            rng: Generator of the order and of the seed of the draws.
+        """
+        variables = self.network_.trainable_variables
+        noise = self._noise = tf.Variable(tf.ones(self.n_features_in_), trainable=False)
+        optimizer = cosine_adam(self.learning_rate, num_steps, 1, self.epochs)
+        optimizer.build(variables)
+        generator = tf.random.Generator.from_seed(int(rng.integers(2**31)))
+        rank = batch_of(np.arange(1)).ndim
+
+        @tf.function(input_signature=[tf.TensorSpec((None,) * rank, tf.int64)])
+        def step(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            with tf.GradientTape() as tape:
+                negative, count, error = bound(batch, generator)
+                loss = negative / count
+            optimizer.apply(tape.gradient(loss, variables), variables)
+            noise.assign(updated_noise_variance(noise, error))
+            return negative, count
+
+        self.losses_ = []
+        for _ in range(self.epochs):
+            parts = np.array_split(rng.permutation(size), num_steps)
+            negative, count = np.sum([step(batch_of(part)) for part in parts], axis=0)
+            self.losses_.append(float(negative / count))
+        self.noise_variance_ = self._noise_in_units(noise)
+
     def _standardised(self, data: Data) -> tf.Tensor:
         """Returns the checked features in units of their standard deviations, float32 `(n, p)`."""
         return tf.constant(self.scaler_.transform(self._known_features(data)), tf.float32)
@@ -115,12 +164,7 @@ class LatentVariableBaseline(Baseline):
 
 
 def in_chunks(function: Callable[[Any], Any], rows: Any) -> list[Any]:
-    """Returns the results of a function on chunks of at most `ROWS_AT_ONCE` rows.
-
-    Args:
-        function: Function of rows.
-        rows: Tensors with `n` rows each, in any nested structure.
-    """
+    """Returns the results of a function on chunks of rows, tensors in any nested structure."""
 
     def chunk(first: int) -> Any:
         return tf.nest.map_structure(lambda part: part[first : first + ROWS_AT_ONCE], rows)

@@ -32,12 +32,9 @@ _LEAST_VARIANCE = 1e-8
 
 
 def squared_exponential(x1: tf.Tensor, x2: tf.Tensor) -> tf.Tensor:
-    """RBF kernel of length scale and variance 1, `exp(-distance**2 / 2)`, `(n1, n2)`.
+    """RBF kernel `exp(-distance**2 / 2)`, `(n1, n2)`, of points in units of the length scales.
 
-    Args:
-        x1: Float tensor `(n1, c)`, each axis in units of its length scale. A product of RBF
-            kernels of single axes is then one kernel of all axes.
-        x2: Float tensor `(n2, c)`.
+    A product of RBF kernels of single axes is then one kernel of all axes.
     """
     inner = tf.matmul(x1, x2, transpose_b=True)
     squares = tf.reduce_sum(x1**2, axis=-1)[:, None] + tf.reduce_sum(x2**2, axis=-1)
@@ -45,12 +42,7 @@ def squared_exponential(x1: tf.Tensor, x2: tf.Tensor) -> tf.Tensor:
 
 
 def whitened_basis(points: tf.Tensor, inducing_points: tf.Tensor) -> tf.Tensor:
-    """The basis of every row, float64 `(b, m)`, as defined in the docstring of this module.
-
-    Args:
-        points: Float64 tensor `(b, c)`, in units of the length scales.
-        inducing_points: Float64 tensor `(m, c)`.
-    """
+    """The basis of every row, float64 `(b, m)`, as defined in the docstring of this module."""
     size = inducing_points.shape[0]
     matrix = squared_exponential(inducing_points, inducing_points)
     root = tf.linalg.cholesky(matrix + JITTER * tf.eye(size, dtype=matrix.dtype))
@@ -75,13 +67,7 @@ class InducingSums:
 
 
 def inducing_sums(basis: tf.Tensor, values: tf.Tensor, variance: tf.Tensor) -> InducingSums:
-    """Sums up pseudo-observations `Normal(values, variance)` of the latents.
-
-    Args:
-        basis: Float64 tensor `(b, m)`.
-        values: Float64 tensor `(b, d)`.
-        variance: Float64 tensor `(b, d)`.
-    """
+    """Sums up pseudo-observations `Normal(values, variance)`, `(b, d)`, of the latents."""
     weighted = basis / tf.transpose(variance)[..., None]  # (d, b, m)
     return InducingSums(
         tf.einsum("kbm,bj->kmj", weighted, basis),
@@ -104,11 +90,8 @@ class InducingPosterior:
     def marginals(self, basis: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Means and variances of the latents of rows, float64 `(b, d)` each.
 
-            mean[i] = basis[i] @ mean
-            variance[i] = 1 - basis[i] @ basis[i] + basis[i] @ inv(precision) @ basis[i]
-
-        Args:
-            basis: Float64 tensor `(b, m)`.
+        mean[i] = basis[i] @ mean
+        variance[i] = 1 - basis[i] @ basis[i] + basis[i] @ inv(precision) @ basis[i]
         """
         open_variance = tf.maximum(1.0 - tf.reduce_sum(basis**2, axis=-1), _LEAST_VARIANCE)
         solved = tf.einsum("kij,bj->kbi", self._inverse_root(), basis)
@@ -134,9 +117,7 @@ def inducing_posterior(sums: InducingSums, scale: float | tf.Tensor = 1.0) -> In
         precision = I + scale * sums.precision
         mean = inv(precision) @ (scale * sums.information)
 
-    Args:
-        sums: Sums over all rows, or over a mini-batch.
-        scale: Number of all rows divided by the number of rows in the sums.
+    `scale` is the number of all rows divided by the number of rows in the sums.
 
     References:
         - Titsias, M. (2009), Variational learning of inducing variables in sparse Gaussian

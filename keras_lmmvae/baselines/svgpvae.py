@@ -1,31 +1,46 @@
 """Variational autoencoder with a sparse Gaussian process prior."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
+import keras
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from keras_lmmvae.baselines.auxiliary_points import AuxiliaryPoints, AuxiliaryRows
-from keras_lmmvae.baselines.base import Data
-from keras_lmmvae.baselines.gp_autoencoder import GPAutoencoder, inducing_centres, subject_scores
+from keras_lmmvae.baselines.base import Data, FloatArray, IntArray, Levels, number_column
 from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline, in_chunks, joined
-from keras_lmmvae.baselines.noise import mean_noise_log_likelihood, updated_noise_variance
-from keras_lmmvae.baselines.schedule import cosine_adam
+from keras_lmmvae.baselines.schedule import mean_noise_log_likelihood
 from keras_lmmvae.baselines.sparse_gp import (
     InducingPosterior,
     InducingSums,
     inducing_posterior,
     inducing_sums,
+    whitened_basis,
 )
-from keras_lmmvae.validation import check_positive
+from keras_lmmvae.networks import LatentDecoder, LatentEncoder, dense_stack
+from keras_lmmvae.validation import check_positive, received
 
-__all__ = ["SVGPVAEBaseline"]
+__all__ = [
+    "AuxiliaryPoints",
+    "AuxiliaryRows",
+    "GPAutoencoder",
+    "SVGPVAEBaseline",
+    "inducing_centres",
+    "subject_scores",
+]
 
 tfd = tfp.distributions
+
+_FIRST_LENGTH_SCALE = 0.5  # initial length scale of standardised coordinates and times
+_FIRST_SUBJECT_SCALE = 1.0  # initial standard deviation of subject vectors, as in their prior
 
 
 class SVGPVAEBaseline(LatentVariableBaseline):
@@ -127,23 +142,18 @@ class SVGPVAEBaseline(LatentVariableBaseline):
     def fit(self, data: Data) -> Self:
         """Trains networks and kernel on `data` and returns the baseline."""
         x = self._fit_features(data, self.latent_dim)
-        self._check_arguments()
+        check_positive("num_inducing", self.num_inducing, integer=True, minimum=1)
+        check_positive("subject_dim", self.subject_dim, integer=True, minimum=1)
+        self._check_training()
         rng = np.random.default_rng(self.seed)
         self.auxiliary_ = AuxiliaryPoints(data, self.coordinates, self.subject, self.time)
         rows = self.auxiliary_.rows(data)
         self.scaler_ = StandardScaler().fit(x)
         standardised = self._standardised(data)
         self.network_ = self._new_network(standardised, rows, rng)
-        self._noise = tf.Variable(tf.ones(x.shape[1]), trainable=False)
-        self.losses_ = self._train(standardised, rows, rng)
-        self.noise_variance_ = self._noise_in_units(self._noise)
+        self._train(standardised, rows, rng)
         self.posterior_ = self._given_all(standardised, rows)
         return self
-
-    def _check_arguments(self) -> None:
-        check_positive("num_inducing", self.num_inducing, integer=True, minimum=1)
-        check_positive("subject_dim", self.subject_dim, integer=True, minimum=1)
-        self._check_training()
 
     def _new_network(
         self, x: tf.Tensor, rows: AuxiliaryRows, rng: np.random.Generator
@@ -164,43 +174,25 @@ class SVGPVAEBaseline(LatentVariableBaseline):
             seeds[1],
         )
 
-    def _train(self, x: tf.Tensor, rows: AuxiliaryRows, rng: np.random.Generator) -> list[float]:
-        """Trains on batches of rows in random order and returns the losses of the epochs."""
-        n = len(x)
-        num_steps = math.ceil(n / self.batch_size)
-        variables = self.network_.trainable_variables
-        optimizer = cosine_adam(self.learning_rate, n, self.batch_size, self.epochs)
-        optimizer.build(variables)
-        generator = tf.random.Generator.from_seed(int(rng.integers(2**31)))
-        inputs = _inputs(rows)
+    def _train(self, x: tf.Tensor, rows: AuxiliaryRows, rng: np.random.Generator) -> None:
+        """Trains networks and kernel on batches of rows."""
+        n, inputs = len(x), _inputs(rows)
 
-        @tf.function(input_signature=[tf.TensorSpec((None,), tf.int64)])
-        def step(batch: tf.Tensor) -> tf.Tensor:
-            draws = generator.normal((tf.shape(batch)[0], self.latent_dim))
-            with tf.GradientTape() as tape:
-                own = tf.nest.map_structure(lambda part: tf.gather(part, batch), inputs)
-                loss, error = self._loss(tf.gather(x, batch), own, n, draws)
-            optimizer.apply(tape.gradient(loss, variables), variables)
-            self._noise.assign(updated_noise_variance(self._noise, error))
-            return loss * tf.cast(tf.shape(batch)[0], tf.float32)
+        def bound(
+            batch: tf.Tensor, generator: tf.random.Generator
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            size = tf.shape(batch)[0]
+            draws = generator.normal((size, self.latent_dim))
+            own = tf.nest.map_structure(lambda part: tf.gather(part, batch), inputs)
+            loss, error = self._loss(tf.gather(x, batch), own, n, draws)
+            return loss * tf.cast(size, tf.float32), tf.cast(size, tf.float32), error
 
-        losses = []
-        for _ in range(self.epochs):
-            batches = np.array_split(rng.permutation(n), num_steps)
-            losses.append(sum(float(step(batch)) for batch in batches) / n)
-        return losses
+        self._fit_network(bound, lambda rows: rows, n, math.ceil(n / self.batch_size), rng)
 
     def _loss(
         self, x: tf.Tensor, inputs: tuple[tf.Tensor, tf.Tensor], n: int, draws: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Negative bound per row, estimated from a batch, a scalar, and the errors of its rows.
-
-        Args:
-            x: Standardised features `(b, p)`.
-            inputs: Places `(b, c)` and subjects `(b,)` of the rows.
-            n: Number of all training rows.
-            draws: Standard normal numbers `(b, d)`.
-        """
+        """Negative bound per row, a scalar, estimated from a batch, and the errors of its rows."""
         basis = self.network_.basis(*inputs)
         posterior = inducing_posterior(self._sums(x, basis), n / tf.shape(x)[0])
         mean, variance = posterior.marginals(basis)
@@ -255,3 +247,171 @@ class SVGPVAEBaseline(LatentVariableBaseline):
 def _inputs(rows: AuxiliaryRows) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns places and subjects as tensors."""
     return tf.constant(rows.places, tf.float32), tf.constant(rows.subjects)
+
+
+class AuxiliaryRows(NamedTuple):
+    """Auxiliary data of some rows.
+
+    Attributes:
+        places: Float64 array `(n, c)`, standardised coordinates, then the standardised time.
+        subjects: Int64 array `(n,)`, codes of the subjects, negative for unseen and null keys.
+            All codes are 0 if there is no subject column.
+    """
+
+    places: FloatArray
+    subjects: IntArray
+
+
+class AuxiliaryPoints:
+    """Reads coordinates, time and subject of rows and standardises them by the training rows.
+
+    All coordinates are divided by the same number, the root of their mean variance, so that
+    distances keep their proportions. Times are divided by their standard deviation.
+
+    Attributes:
+        parts: Numbers of columns with a common length scale: coordinates, time.
+        levels: `Levels` of the subjects, or `None`.
+
+    Example:
+        >>> data = {"x": np.zeros((2, 1)), "t": np.array([1.0, 3.0])}
+        >>> AuxiliaryPoints(data, None, None, "t").rows(data).places.ravel().tolist()
+        [-1.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        coordinates: Sequence[str] | None,
+        subject: str | None,
+        time: str | None,
+    ) -> None:
+        if isinstance(coordinates, str):
+            raise ValueError(
+                "`coordinates` must be a sequence of column names. "
+                + received(coordinates=coordinates)
+            )
+        groups = [list(coordinates or ()), [] if time is None else [time]]
+        self.names = [name for group in groups for name in group]
+        self.parts = [len(group) for group in groups if group]
+        if not self.names and subject is None:
+            raise ValueError(
+                "At least one of `coordinates`, `subject` and `time` must name a column, as input "
+                "of the Gaussian process. "
+                + received(coordinates=coordinates, subject=subject, time=time)
+            )
+        places = self._places(data)
+        self.mean = places.mean(axis=0)
+        variance = places.var(axis=0)
+        if coordinates:
+            variance[: self.parts[0]] = variance[: self.parts[0]].mean()
+        self.scale = np.sqrt(np.where(variance > 0.0, variance, 1.0))
+        self.levels = None if subject is None else Levels(data, [subject])
+
+    def rows(self, data: Data) -> AuxiliaryRows:
+        """Returns standardised places and subject codes of the rows of `data`."""
+        subjects = np.zeros(len(data["x"]), np.int64)
+        if self.levels is not None:
+            (subjects,) = self.levels.codes(data).values()
+        return AuxiliaryRows((self._places(data) - self.mean) / self.scale, subjects)
+
+    def _places(self, data: Data) -> FloatArray:
+        columns = [number_column(data, name) for name in self.names]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(data["x"]), 0))
+
+
+class GPAutoencoder(keras.Layer):
+    """Encoder, decoder and trainable parameters of the kernel, in standardised units.
+
+        k(a, a') = product over parts{ exp(-|a_part - a'_part|**2 / (2 length_scale_part**2)) }
+
+    The parts are the coordinates, the time and the vector of the subject (length scale 1).
+
+    Args:
+        latent_dim: Positive int, `d`.
+        num_features: Positive int, `p`.
+        hidden_units: Widths of the layers of the encoder.
+        parts: Numbers of place columns with a common length scale.
+        subject_vectors: Initial vectors of the subjects, `(q, r)`, or `(1, 0)` without subjects.
+        inducing_points: Initial points, `(m, c + r)`: places, then subject vectors.
+        seed: Int that fixes the initial weights.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        num_features: int,
+        hidden_units: Sequence[int],
+        parts: Sequence[int],
+        subject_vectors: FloatArray,
+        inducing_points: FloatArray,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.parts = tuple(parts)
+        trunk = dense_stack(hidden_units, "relu", "encoder_trunk", None, seed)
+        self.encoder = LatentEncoder(trunk, latent_dim, seed + 100)
+        trunk = dense_stack(hidden_units[::-1], "relu", "decoder_trunk", None, seed + 200)
+        self.decoder = LatentDecoder(trunk, num_features, seed=seed + 300)
+        self.encoder.build((None, num_features))
+        self.decoder.build((None, latent_dim))
+        self.log_length_scales = self._weight(np.full(len(parts), np.log(_FIRST_LENGTH_SCALE)))
+        self.subject_vectors = self._weight(subject_vectors)
+        self.inducing_points = self._weight(inducing_points)
+
+    def _weight(self, values: FloatArray) -> keras.Variable:
+        weight = self.add_weight(shape=values.shape, initializer="zeros", trainable=values.size > 0)
+        weight.assign(values)
+        return weight
+
+    def vectors(self, subjects: tf.Tensor) -> tf.Tensor:
+        """Vectors of subjects `(b, r)`. A negative code gives 0, the prior mean of the vectors."""
+        known = tf.gather(tf.convert_to_tensor(self.subject_vectors), tf.maximum(subjects, 0))
+        return tf.where((subjects < 0)[:, None], 0.0, known)
+
+    def basis(self, places: tf.Tensor, subjects: tf.Tensor) -> tf.Tensor:
+        """Whitened kernel features of rows, float64 `(b, m)`."""
+        points = tf.concat([places, self.vectors(subjects)], axis=1)
+        inducing_points = tf.convert_to_tensor(self.inducing_points)
+        return whitened_basis(self._in_scales(points), self._in_scales(inducing_points))
+
+    def _in_scales(self, points: tf.Tensor) -> tf.Tensor:
+        """Points in units of the length scales, float64."""
+        log_scales = tf.repeat(tf.convert_to_tensor(self.log_length_scales), self.parts)
+        rest = points.shape[1] - sum(self.parts)
+        scales = tf.exp(tf.concat([log_scales, tf.zeros(rest)], axis=0))
+        return tf.cast(points, tf.float64) / tf.cast(scales, tf.float64)
+
+
+def subject_scores(x: FloatArray, subjects: np.ndarray, subject_dim: int) -> FloatArray:
+    """Initial subject vectors `(q, r)`: scaled principal components of the subjects' mean features.
+
+    Rows with a negative code are left out. Components beyond the rank of the means are 0.
+
+    Example:
+        >>> vectors = subject_scores(np.array([[1.0], [3.0], [3.0]]), np.array([0, 1, 1]), 2)
+        >>> np.abs(vectors).round(6).tolist()
+        [[1.0, 0.0], [1.0, 0.0]]
+    """
+    known = subjects >= 0
+    rows = pd.DataFrame(x[known].astype(np.float64))
+    means = rows.groupby(subjects[known]).mean().to_numpy()
+    rank = min(subject_dim, *means.shape)
+    scores = PCA(rank, svd_solver="full").fit_transform(means)
+    scales = np.sqrt(np.square(scores).mean(axis=0))
+    vectors = np.zeros((len(means), subject_dim))
+    vectors[:, :rank] = _FIRST_SUBJECT_SCALE * scores / np.where(scales > 1e-9, scales, 1.0)
+    return vectors
+
+
+def inducing_centres(
+    rows: AuxiliaryRows, vectors: FloatArray, num_inducing: int, seed: int
+) -> FloatArray:
+    """Initial inducing points by k-means over the rows, float64 `(m, c + r)`.
+
+    There are fewer than `num_inducing` if the rows have fewer distinct points.
+    """
+    known = np.where((rows.subjects < 0)[:, None], 0.0, vectors[np.maximum(rows.subjects, 0)])
+    points = np.concatenate([rows.places, known], axis=1)
+    size = min(num_inducing, len(np.unique(points, axis=0)))
+    clusters = KMeans(size, n_init=1, random_state=seed).fit(points)
+    return np.asarray(clusters.cluster_centers_, np.float64)

@@ -1,43 +1,89 @@
 """Variational recurrent autoencoder: one latent vector for the sequence of rows of a subject."""
 
+from __future__ import annotations
+
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import keras
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from keras_lmmvae.baselines.base import Data, FloatArray
-from keras_lmmvae.baselines.columns import key_column, number_column
+from keras_lmmvae.baselines.base import (
+    Data,
+    FloatArray,
+    IntArray,
+    is_null,
+    key_column,
+    number_column,
+)
 from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline
-from keras_lmmvae.baselines.noise import mean_noise_log_likelihood, updated_noise_variance
-from keras_lmmvae.baselines.recurrent_network import RecurrentAutoencoder
-from keras_lmmvae.baselines.schedule import cosine_adam
-from keras_lmmvae.baselines.sequences import PADDING, Sequences, sequences_of
+from keras_lmmvae.baselines.schedule import mean_noise_log_likelihood
 from keras_lmmvae.elbo import latent_kl
 from keras_lmmvae.likelihood import gaussian_log_likelihood
 from keras_lmmvae.validation import check_positive
 
-__all__ = ["VRAEBaseline"]
+__all__ = ["PADDING", "RecurrentAutoencoder", "Sequences", "VRAEBaseline", "sequences_of"]
+
+PADDING = -1
+"""Row number of padded steps."""
 
 tfd = tfp.distributions
 
 _STEPS_AT_ONCE = 8192  # Inference is done in batches of padded steps, which limits its memory.
+# Outside these bounds float32 arithmetic treats the posterior variance as 0 or infinity.
+_LOG_VAR_BOUNDS = (-14.0, 6.0)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Rows of each sequence, as returned by `sequences_of`.
+
+    Attributes:
+        codes: Int64 array `(n,)`, number of the sequence of each row.
+        order: Int64 array `(n,)`, row numbers, sorted by sequence.
+        starts: Int64 array `(s,)`, position in `order` of the first row of each sequence.
+        lengths: Int64 array `(s,)`, number of rows of each sequence.
+    """
+
+    codes: IntArray
+    order: IntArray
+    starts: IntArray
+    lengths: IntArray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def rows(self, numbers: IntArray) -> IntArray:
+        """Returns the row numbers of some sequences, int64 `(k, longest)`, `PADDING` at the end."""
+        lengths = self.lengths[numbers, None]  # (k, 1)
+        step = np.arange(lengths.max())
+        place = self.starts[numbers, None] + np.minimum(step, lengths - 1)
+        return np.where(step < lengths, self.order[place], PADDING)
+
+    def batches(self, most_steps: int) -> Iterator[IntArray]:
+        """Yields numbers of sequences of similar length, with at most `most_steps` padded steps.
+
+        A longer sequence is a batch by itself.
+        """
+        by_length = np.argsort(self.lengths, kind="stable")
+        first = 0
+        for end in range(1, len(self) + 1):
+            longest = self.lengths[by_length[min(end, len(self) - 1)]]
+            if end == len(self) or (end + 1 - first) * longest > most_steps:
+                yield by_length[first:end]
+                first = end
 
 
 @dataclass(frozen=True)
 class _PackedRows:
-    """Standardised rows with their sequences.
-
-    Attributes:
-        x: Float32 tensor `(n, p)`.
-        time: Float32 tensor `(n,)`.
-        sequences: The sequences of the rows.
-    """
+    """Standardised features `(n, p)` and times `(n,)` of rows with their sequences."""
 
     x: tf.Tensor
     time: tf.Tensor
@@ -137,35 +183,21 @@ class VRAEBaseline(LatentVariableBaseline):
         self.network_ = RecurrentAutoencoder(
             self.latent_dim, x.shape[1], tuple(self.hidden_units), int(rng.integers(2**31))
         )
-        self._noise = tf.Variable(tf.ones(x.shape[1]), trainable=False)
-        self.losses_ = self._train(self._packed(data), rng)
-        self.noise_variance_ = self._noise_in_units(self._noise)
+        self._train(self._packed(data), rng)
         return self
 
-    def _train(self, packed: _PackedRows, rng: np.random.Generator) -> list[float]:
-        """Trains on batches of sequences in random order and returns the losses of the epochs."""
+    def _train(self, packed: _PackedRows, rng: np.random.Generator) -> None:
+        """Trains the networks on batches of sequences."""
         n, count = len(packed.sequences.codes), len(packed.sequences)
         num_steps = min(math.ceil(n / self.batch_size), count)
-        optimizer = cosine_adam(self.learning_rate, num_steps, 1, self.epochs)
-        optimizer.build(self.network_.trainable_variables)
-        generator = tf.random.Generator.from_seed(int(rng.integers(2**31)))
 
-        @tf.function(input_signature=[tf.TensorSpec((None, None), tf.int64)])
-        def step(rows: tf.Tensor) -> tf.Tensor:
-            with tf.GradientTape() as tape:
-                negative, error = self._negative_bound(packed, rows, generator)
-                loss = negative * (num_steps / n)
-            variables = self.network_.trainable_variables
-            optimizer.apply(tape.gradient(loss, variables), variables)
-            self._noise.assign(updated_noise_variance(self._noise, error))
-            return negative
+        def bound(
+            rows: tf.Tensor, generator: tf.random.Generator
+        ) -> tuple[tf.Tensor, float, tf.Tensor]:
+            negative, error = self._negative_bound(packed, rows, generator)
+            return negative, n / num_steps, error
 
-        losses = []
-        for _ in range(self.epochs):
-            batches = np.array_split(rng.permutation(count), num_steps)
-            total = sum(float(step(packed.sequences.rows(batch))) for batch in batches)
-            losses.append(total / n)
-        return losses
+        self._fit_network(bound, packed.sequences.rows, count, num_steps, rng)
 
     def _negative_bound(
         self, packed: _PackedRows, rows: tf.Tensor, generator: tf.random.Generator
@@ -182,11 +214,6 @@ class VRAEBaseline(LatentVariableBaseline):
         """Returns the share of each row in the bound of its sequence, float64 `(n,)`, nats.
 
         The KL divergence and the importance weights belong to sequences, not to rows.
-
-        Args:
-            data: Dict with `x`, `(n, p)`, and the columns that were fitted.
-            num_samples: Non-negative int. 0 gives the evidence lower bound. A positive number
-                gives the importance-weighted bound with that many draws.
         """
         check_is_fitted(self)
         check_positive("num_samples", num_samples, integer=True, minimum=0)
@@ -246,3 +273,92 @@ class VRAEBaseline(LatentVariableBaseline):
             decoded = self.network_.decode(tf.gather(latent, numbers), time, mask)
             standardised[rows[rows != PADDING]] = decoded.numpy()[rows != PADDING]
         return self._in_units(tf.constant(standardised))
+
+
+class RecurrentAutoencoder(keras.Layer):
+    """Encoder and decoder of whole sequences, in standardised units.
+
+        q(u[s]) = Normal(mean(h), exp(log_var(h))),  h = last state of LSTM((x[1], t[1]), ...)
+        f(u[s])[1, 2, ...] = dense(LSTM((u[s], t[1]), (u[s], t[2]), ...))
+
+    The decoder does not have the features as inputs. Steps with a mask of `False` do not change the
+    states. cuDNN is not used, because it accepts only some masks and gives other results than
+    the CPU.
+    """
+
+    def __init__(
+        self, latent_dim: int, num_features: int, hidden_units: Sequence[int], seed: int
+    ) -> None:
+        super().__init__()
+        self.readers = _lstm_stack(num_features + 1, hidden_units, seed, returns_last=True)
+        self.writers = _lstm_stack(latent_dim + 1, hidden_units[::-1], seed + 100)
+        self.mean_head = _dense(hidden_units[-1], latent_dim, seed + 200)
+        self.log_var_head = _dense(hidden_units[-1], latent_dim, seed + 201)
+        self.features_head = _dense(hidden_units[0], num_features, seed + 202)
+
+    @tf.function(reduce_retracing=True)
+    def encode(self, x: tf.Tensor, time: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns mean and log variance of q(u), each `(s, d)`, from features `(s, T, p)`."""
+        hidden = _read(self.readers, tf.concat([x, time[..., None]], axis=-1), mask)
+        log_var = keras.ops.clip(self.log_var_head(hidden), *_LOG_VAR_BOUNDS)
+        return self.mean_head(hidden), log_var
+
+    @tf.function(reduce_retracing=True)
+    def decode(self, latent: tf.Tensor, time: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """Returns the features of every step, `(s, T, p)`, from latents `(s, d)`."""
+        repeated = tf.repeat(latent[:, None, :], tf.shape(time)[1], axis=1)
+        inputs = tf.concat([repeated, time[..., None]], axis=-1)
+        return self.features_head(_read(self.writers, inputs, mask))
+
+
+def _lstm_stack(
+    width: int, hidden_units: Sequence[int], seed: int, returns_last: bool = False
+) -> list[keras.layers.LSTM]:
+    """Built LSTM layers for inputs of `width`. The last one may return only its last state."""
+    layers = []
+    for number, units in enumerate(hidden_units):
+        layer = keras.layers.LSTM(
+            units,
+            return_sequences=not (returns_last and number == len(hidden_units) - 1),
+            kernel_initializer=keras.initializers.GlorotUniform(seed + 2 * number),
+            recurrent_initializer=keras.initializers.Orthogonal(seed=seed + 2 * number + 1),
+            use_cudnn=False,
+        )
+        layer.build((None, None, width))
+        layers.append(layer)
+        width = units
+    return layers
+
+
+def _dense(width: int, units: int, seed: int) -> keras.layers.Dense:
+    layer = keras.layers.Dense(units, kernel_initializer=keras.initializers.GlorotUniform(seed))
+    layer.build((None, width))
+    return layer
+
+
+def _read(layers: Sequence[keras.layers.LSTM], values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    for layer in layers:
+        values = layer(values, mask=mask)
+    return values
+
+
+def sequences_of(keys: np.ndarray, time: FloatArray, x: FloatArray) -> Sequences:
+    """Groups rows by key and sorts each group by time.
+
+    Rows with equal times are sorted by their features, so that the order of the data has no
+    influence. Each row with a null key is a sequence by itself.
+
+    Example:
+        >>> keys, time = np.array([7, 3, 7]), np.array([2.0, 0.0, 1.0])
+        >>> sequences_of(keys, time, np.zeros((3, 1))).rows(np.array([0, 1]))
+        array([[ 1, -1],
+               [ 2,  0]])
+    """
+    missing = is_null(keys)
+    codes = np.empty(len(keys), np.int64)
+    present, levels = pd.factorize(keys[~missing], sort=True)
+    codes[~missing] = present
+    codes[missing] = len(levels) + np.arange(missing.sum())
+    order = np.lexsort((*x.T[::-1], time, codes))
+    lengths = np.bincount(codes)
+    return Sequences(codes, order, np.cumsum(lengths) - lengths, lengths)

@@ -20,6 +20,7 @@ __all__ = [
     "COLOURS",
     "GREY",
     "MOST_NAMED",
+    "axes_of_features",
     "feature_title",
     "feature_values",
     "half_width",
@@ -45,11 +46,7 @@ _KINDS: dict[str, Callable[[RandomEffect], bool]] = {
 
 
 def pyplot() -> Any:
-    """Returns Matplotlib's pyplot.
-
-    Raises:
-        ImportError: If Matplotlib is not installed.
-    """
+    """Returns Matplotlib's pyplot."""
     try:
         from matplotlib import pyplot as module
     except ImportError as error:
@@ -64,13 +61,19 @@ def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 5.2)) -> Axes:
     return pyplot().subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
-def term_of_kind(model: FittedModel, name: str, kind: str) -> RandomEffect:
-    """Returns the term with this name.
+def axes_of_features(ax: Axes | None, names: Sequence[Any], what: str) -> Axes:
+    """Returns axes with a line for each feature, from below. Up to 40 features are named."""
+    is_named = len(names) <= MOST_NAMED
+    ax = new_axes(ax, (6.4, max(2.4, 1.2 + 0.26 * len(names)) if is_named else 5.2))
+    if is_named:
+        ax.set_yticks(range(len(names)), [str(name) for name in names])
+    else:
+        ax.set(yticks=[], ylabel=f"{len(names):,} {what}")
+    return ax
 
-    Raises:
-        ValueError: If the model is not fitted or does not have the term, or if the term is of
-            another kind.
-    """
+
+def term_of_kind(model: FittedModel, name: str, kind: str) -> RandomEffect:
+    """Returns the term with this name, and raises a ValueError if it is of another kind."""
     model.require_fitted()
     term = model.find_term(name)
     if not _KINDS[kind](term):
@@ -81,15 +84,7 @@ def term_of_kind(model: FittedModel, name: str, kind: str) -> RandomEffect:
 
 
 def half_width(level: float) -> float:
-    """Returns the half width of a normal interval, in standard deviations.
-
-    Raises:
-        ValueError: If `level` is not between 0 and 1.
-
-    Example:
-        >>> round(half_width(0.9), 3)
-        1.645
-    """
+    """Returns the half width of a normal interval, in standard deviations."""
     check_probability("level", level)
     return float(stats.norm.ppf(0.5 + level / 2.0))
 

@@ -4,11 +4,13 @@ Each correlation structure has a function that returns a `Simulation`: the rows 
 behind them. TensorFlow is not imported.
 """
 
-from keras_lmmvae.simulation.categorical import simulate_categorical
-from keras_lmmvae.simulation.longitudinal import simulate_longitudinal
-from keras_lmmvae.simulation.simulation import Simulation
-from keras_lmmvae.simulation.spatial import simulate_spatial
-from keras_lmmvae.simulation.spatial_categorical import simulate_spatial_categorical
+from keras_lmmvae.simulation.simulation import (
+    Simulation,
+    simulate_categorical,
+    simulate_longitudinal,
+    simulate_spatial,
+    simulate_spatial_categorical,
+)
 from keras_lmmvae.simulation.splits import split, take
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from scipy import sparse
 
-from keras_lmmvae.simulation.draws import FloatArray, IntArray
+from keras_lmmvae.simulation.simulation import FloatArray, IntArray
 
 __all__ = ["EffectBlock", "blup", "level_design"]
 
@@ -16,15 +16,12 @@ Matrix: TypeAlias = sparse.csr_array | np.ndarray
 
 
 def level_design(codes: IntArray, num_levels: int, basis: FloatArray | None = None) -> Matrix:
-    """Design matrix of levels times a basis: row i is e[codes[i]] (x) basis[i].
+    """Sparse design matrix `(n, L * M)` of levels times a basis: row i is e[codes[i]] (x) basis[i].
 
     Args:
         codes: Int array `(n,)` below `num_levels`. A row with a negative code is empty.
         num_levels: Positive int, number of levels `L`.
         basis: Optional float array `(n, M)`. Defaults to ones with `M` = 1.
-
-    Returns:
-        design: Sparse float64 matrix `(n, L * M)`, the `M` columns of a level side by side.
     """
     terms = np.ones((len(codes), 1)) if basis is None else np.asarray(basis, np.float64)
     known = np.asarray(codes) >= 0
@@ -122,12 +119,12 @@ def blup(
         residual: Float array `(n, p)`, the rows less their known fixed part. No NaN.
         noise_variance: Positive float, or float array `(p,)`.
         tolerance: Positive float. The solver stops when the preconditioned residual of each
-            feature is at most `tolerance` times the initial one. Defaults to 1e-9.
+            feature is at most `tolerance` times the initial one.
         max_iterations: Positive int, maximum number of steps. A RuntimeWarning is given if the
-            tolerance is not reached by then. Defaults to 2000.
+            tolerance is not reached by then.
 
     Returns:
-        effects: List of float64 arrays `(L, M, p)`, one per block. Levels without rows get 0.
+        List of float64 arrays `(L, M, p)`, one per block. Levels without rows get 0.
     """
     target = np.asarray(residual, np.float64)
     noise = np.broadcast_to(np.asarray(noise_variance, np.float64), target.shape[1:])  # (p,)
@@ -175,8 +172,7 @@ def _diagonal_blocks(gram: Matrix, num_levels: int, basis_size: int) -> FloatArr
 def _dot(a: list[FloatArray], b: list[FloatArray]) -> FloatArray:
     """Returns the inner product per feature, `(p,)`."""
     parts = [np.einsum("laf,laf->f", x, y) for x, y in zip(a, b, strict=True)]
-    total: FloatArray = np.sum(parts, axis=0)
-    return total
+    return np.asarray(np.sum(parts, axis=0))
 
 
 def _divide(a: FloatArray, b: FloatArray) -> FloatArray:

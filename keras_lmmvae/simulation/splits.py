@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from keras_lmmvae.simulation.draws import IntArray
+from keras_lmmvae.simulation.simulation import IntArray
 from keras_lmmvae.validation import check_columns, check_probability, received
 
 __all__ = ["SplitKind", "split", "take"]
@@ -29,16 +29,15 @@ def split(
 
     Args:
         data: Dict of arrays, each with `n` rows.
-        kind: Which rows are the test rows. Defaults to "rows".
+        kind: Which rows are the test rows.
             - "rows": random rows. Most of their levels also have training rows.
             - "groups": all rows of random levels of `on`, so that these levels are unseen.
               Several columns form one key together, for instance `on=("lon", "lat")`.
             - "future": the last rows by the time column `on`. Row order breaks ties.
-        on: Column or columns for "groups", the time column for "future". Defaults to None.
+        on: Column or columns for "groups", the time column for "future".
         test_size: Float in (0, 1), share of the rows (for "groups": of the levels) to test on,
-            rounded. Both parts get at least one. Defaults to 0.2.
-        seed: Optional int. The same seed gives the same split. "future" does not use it. Defaults
-            to None.
+            rounded. Both parts get at least one.
+        seed: Optional int. The same seed gives the same split. "future" does not use it.
 
     Returns:
         train_idx: Int64 array, row numbers in increasing order.

@@ -10,35 +10,26 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from keras_lmmvae.simulation.categorical import simulate_categorical
-from keras_lmmvae.simulation.longitudinal import simulate_longitudinal
-from keras_lmmvae.simulation.simulation import Simulation
-from keras_lmmvae.simulation.spatial import simulate_spatial
-from keras_lmmvae.simulation.spatial_categorical import simulate_spatial_categorical
+from keras_lmmvae.simulation.simulation import (
+    Simulation,
+    simulate_categorical,
+    simulate_longitudinal,
+    simulate_spatial,
+    simulate_spatial_categorical,
+)
 
 __all__ = ["SIMULATED_SUITES", "SimulatedTable"]
 
 
 @dataclass(frozen=True)
 class SimulatedTable:
-    """A simulation with its settings.
-
-    Attributes:
-        function: One of `simulate_...`.
-        settings: Its arguments without `latent_dim` and `seed`.
-    """
+    """One of `simulate_...` with its arguments, without `latent_dim` and `seed`."""
 
     function: Callable[..., Simulation]
     settings: dict[str, Any]
 
     def simulate(self, latent_dim: int, seed: int, num_rows: int | None = None) -> Simulation:
-        """Simulates the table.
-
-        Args:
-            latent_dim: Positive int, `d`.
-            seed: Non-negative int.
-            num_rows: Optional positive int, replaces the number of rows.
-        """
+        """Simulates the table, with another number of rows if that is given."""
         settings = self.settings if num_rows is None else {**self.settings, "n": num_rows}
         return self.function(**settings, latent_dim=latent_dim, seed=seed)
 
