@@ -52,10 +52,6 @@ class Columns:
     def normalised(self, data: Any, num_features: int | None = None) -> dict[str, np.ndarray]:
         """Checks a dict of columns and returns it as arrays of fixed dtypes.
 
-        Args:
-            data: Dict of columns of `n` rows, with the features under "x".
-            num_features: Optional number of features that "x" must have.
-
         Raises:
             ValueError: On any bad input of the columns the model reads.
         """

@@ -5,7 +5,10 @@ vector `phi`. So a table of effects `(levels, m, p)` needs gathers and segment
 sums only. A negative code means "no level": its row of Z is zero.
 
 Where rows are split into folds, a table has an axis for them in front,
-`(folds, levels, m, p)`, and `fold` says which part of it a row belongs to.
+`(folds, levels, m, p)`, and `fold`, int `(b,)`, says which part of it a row belongs to.
+
+Functions take the rows' levels as `codes`, int `(b,)`, and their basis vectors as `basis`,
+`(b, m)`, where `None` stands for ones with `m = 1`. Of a variable only the gathered rows are read.
 """
 
 from __future__ import annotations
@@ -57,14 +60,7 @@ def _spread(segments: tf.Tensor, basis: tf.Tensor, num_tables: int) -> tf.Tensor
 
 
 def level_rows(table: tf.Tensor, codes: tf.Tensor, fold: tf.Tensor | None = None) -> tf.Tensor:
-    """What a table holds for the levels of rows, `(b, ...)`; negative codes read level 0.
-
-    Args:
-        table: Tensor or variable `(levels, ...)`, or `(folds, levels, ...)` with `fold`. Of a
-            variable only the gathered rows are read.
-        codes: Int tensor `(b,)`.
-        fold: Optional int tensor `(b,)`, the fold whose table each row reads.
-    """
+    """What a table holds for the levels of rows, `(b, ...)`; negative codes read level 0."""
     clipped = tf.maximum(codes, 0)
     if fold is None:
         return tf.gather(table, clipped)
@@ -88,13 +84,6 @@ def product(
 ) -> tf.Tensor:
     """Rows of `Z @ B`.
 
-    Args:
-        effects: Float tensor or variable `(levels, m, p)`, or `(folds, levels, m, p)` with
-            `fold`. Of a variable only the gathered rows are read.
-        codes: Int tensor `(b,)`. Negative codes give zero.
-        basis: Float tensor `(b, m)`. `None` stands for ones, with `m = 1`.
-        fold: Optional int tensor `(b,)`, the fold whose table each row reads.
-
     Returns:
         Float tensor `(b, p)`.
     """
@@ -117,13 +106,6 @@ def transpose_product(
 ) -> tf.Tensor:
     """`Z' R`: sums of `phi * r` by level.
 
-    Args:
-        values: Float tensor `(b, p)`.
-        codes: Int tensor `(b,)`. Rows with negative codes are left out.
-        basis: Float tensor `(b, m)`, or `None` for ones.
-        num_levels: Number of levels.
-        fold: Optional int tensor `(b,)`, the fold that each row is summed in.
-
     Returns:
         Float tensor `(levels, m, p)`, or `(folds, levels, m, p)` with `fold`.
     """
@@ -144,13 +126,6 @@ def gram(
     fold: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """`Z'Z` by level: sums of `weight * phi phi'`.
-
-    Args:
-        codes: Int tensor `(b,)`. Rows with negative codes are left out.
-        basis: Float tensor `(b, m)`, or `None` for ones.
-        num_levels: Number of levels.
-        weights: Optional float tensor `(b,)`.
-        fold: Optional int tensor `(b,)`, the fold that each row is summed in.
 
     Returns:
         Float tensor `(levels, m, m)`, or `(folds, levels, m, m)` with `fold`.

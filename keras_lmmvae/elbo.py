@@ -57,13 +57,7 @@ def latent_kl(mean: tf.Tensor, log_var: tf.Tensor) -> tf.Tensor:
 def plain_bound(
     density: Density, posterior: tfp.distributions.Normal, prior: tfp.distributions.Normal
 ) -> tf.Tensor:
-    """`E_q[log p(x[i] | u)] - KL(q(u[i]) || p(u))`, `(b,)`, the expectation by sigma points.
-
-    Args:
-        density: Log density of the rows given latents.
-        posterior: q(u), batch shape `(b, d)`.
-        prior: p(u), batch shape `(b, d)` or one that broadcasts to it.
-    """
+    """`E_q[log p(x[i] | u)] - KL(q(u[i]) || p(u))`, `(b,)`, the expectation by sigma points."""
     divergence = tf.reduce_sum(tfd.kl_divergence(posterior, prior), axis=-1)
     return sigma_point_mean(density, posterior) - divergence
 

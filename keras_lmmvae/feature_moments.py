@@ -16,9 +16,6 @@ _CONSTANT_SHARE = 1e-12
 def checked_moments(scaler: StandardScaler) -> tuple[np.ndarray, np.ndarray]:
     """Means and standard deviations of the features, `(p,)` each.
 
-    Args:
-        scaler: A fitted scaler; NaN cells were left out.
-
     Raises:
         ValueError: If a feature has no observed cell, or does not vary.
     """

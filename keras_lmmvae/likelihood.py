@@ -42,14 +42,7 @@ class Likelihood(keras.Layer):
         eta_variance: tf.Tensor | float = 0.0,
         observed: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Log density of the observed cells of every row, `(b,)`.
-
-        Args:
-            x: Float tensor `(b, p)`, the features.
-            eta: Float tensor `(b, p)`, the linear predictor.
-            eta_variance: Float tensor `(b, p)`, its variance.
-            observed: Bool tensor `(b, p)`, or `None` if all cells are.
-        """
+        """Log density of the observed cells of every row, `(b,)`."""
 
     @abstractmethod
     def working(self, x: tf.Tensor, eta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -103,12 +96,7 @@ class GaussianLikelihood(Likelihood):
         self.noise_variance.assign(np.maximum(noise_variance, NOISE_VARIANCE_FLOOR))
 
     def update(self, squares: tf.Tensor, weights: tf.Tensor | None) -> None:
-        """Moves the noise variance towards a batch's mean of squared errors.
-
-        Args:
-            squares: Float tensor `(b, p)`.
-            weights: Optional float tensor `(b, p)` or `(b, 1)`, weights of the cells.
-        """
+        """Moves the noise variance towards a batch's mean of squared errors."""
         if not self.is_learned:
             return
         noise = tf.convert_to_tensor(self.noise_variance)
@@ -133,13 +121,7 @@ class GaussianLikelihood(Likelihood):
 def gaussian_log_likelihood(
     error: tf.Tensor, variance: tf.Tensor, observed: tf.Tensor | None
 ) -> tf.Tensor:
-    """Log density of the observed cells of every row, `(b,)`.
-
-    Args:
-        error: Float tensor `(b, p)`.
-        variance: Float tensor `(p,)` or `(b, p)`.
-        observed: Bool tensor `(b, p)`, or `None` if all cells are.
-    """
+    """Log density of the observed cells of every row, `(b,)`."""
     density = -0.5 * (tf.square(error) / variance + tf.math.log(2.0 * math.pi * variance))
     if observed is not None:
         density = tf.where(observed, density, tf.zeros_like(density))

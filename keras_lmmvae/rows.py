@@ -60,16 +60,7 @@ def encode_rows(
     keep_mask: bool,
     tables: Mapping[str, Any] | None = None,
 ) -> Rows:
-    """Standardises features and turns effect columns into codes and inputs; runs in any graph.
-
-    Args:
-        columns: Normalised columns, or tensors of such.
-        terms: The model's terms.
-        mean: Array `(p,)`, subtracted from the features.
-        scale: Array `(p,)`, by which they are divided; standard deviations.
-        keep_mask: Whether cells can be missing, so that "observed" is added.
-        tables: Optional lookup tables by column; by default those of the vocabularies.
-    """
+    """Standardises features and turns effect columns into codes and inputs; runs in any graph."""
     x, observed = standardised(columns[FEATURES], mean, scale)
     rows: Rows = {
         FEATURES: x,
@@ -98,9 +89,6 @@ def with_folds(rows: Any, is_read_whole: bool = True) -> Any:
     row numbers. There the hash takes the rows' values in their place, and rows that are equal in
     all columns share a fold.
 
-    Args:
-        rows: Encoded rows, or a dataset of batches of them.
-        is_read_whole: Whether every pass reads a dataset from its start.
     """
     if not isinstance(rows, tf.data.Dataset):
         return {**rows, FOLD: _folds(rows, tf.range(num_rows(rows), dtype=tf.int64))}
@@ -229,11 +217,7 @@ class Pass:
         return sums
 
     def cell_mean(self, function: Callable[[Rows], tf.Tensor]) -> tf.Tensor:
-        """Weighted mean over the observed cells of every feature, `(p,)`.
-
-        Args:
-            function: Values of a batch's cells, `(b, p)`.
-        """
+        """Weighted mean over the observed cells of every feature, `(p,)`."""
 
         def sums(batch: Rows) -> tuple[tf.Tensor, tf.Tensor]:
             values, weights = function(batch), cell_weights(batch)

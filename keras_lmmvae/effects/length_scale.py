@@ -26,11 +26,6 @@ def profile_log_likelihood(
     Both variances of each feature are profiled out. The best noise variance for a given ratio is
     in closed form, and the best ratio is taken from a grid.
 
-    Args:
-        gram: Array `(m, m)`, `Phi' Phi`.
-        scores: Array `(m, p)`, `Phi' r`.
-        squares: Array `(p,)`, sums of `r**2`.
-        num_rows: Number of rows `n`.
     """
     eigenvalues, vectors = np.linalg.eigh(gram)
     eigenvalues = np.maximum(eigenvalues, 0.0)
@@ -53,16 +48,7 @@ def fit_length_scale(
     num_grid: int = 7,
     num_refinements: int = 9,
 ) -> float:
-    """Length scale of the highest marginal likelihood: the best of a grid, then refined.
-
-    Args:
-        basis_of: Function of `(inputs, length_scale)` that returns the basis `(n, m)`.
-        inputs: Array `(n, c)`, coordinates.
-        residual: Array `(n, p)`, the rows that the term is to explain.
-        bounds: Smallest and largest length scale, in the units of `inputs`.
-        num_grid: Number of length scales in the grid, evenly spaced on the log scale.
-        num_refinements: Most evaluations between the neighbours of the best.
-    """
+    """Length scale of the highest marginal likelihood: the best of a grid, then refined."""
     points = tf.constant(inputs, tf.float32)
     values = tf.constant(residual, tf.float32)
     squares = np.square(residual, dtype=np.float64).sum(axis=0)

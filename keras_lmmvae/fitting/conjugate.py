@@ -134,12 +134,7 @@ class ConjugateFit(EffectsFit):
         self.mixed_model.calibrate(self.equations, self.noise_variance, seed=2000, by_fold=False)
 
     def update(self, rows: Pass, earlier: EarlierRows | None) -> None:
-        """Solves for the effects given further rows, networks and variances frozen.
-
-        Args:
-            rows: The rows.
-            earlier: Equations of the rows seen before; `None`: these are all rows there are.
-        """
+        """Solves for the effects given further rows, networks and variances frozen."""
         self.equations = self.mixed_model.equations(rows, earlier)
         for effects in self.mixed_model.effects:
             table = tf.convert_to_tensor(effects.table.effects)
@@ -176,12 +171,7 @@ class ConjugateFit(EffectsFit):
             effects.prior.assign(np.full(size, EFFECT_VARIANCE_FLOOR))
 
     def _start_effects(self, values_of: Values) -> None:
-        """Fits variances and effects to `values = Z B + e`, from equal shares on.
-
-        Args:
-            values_of: Function of encoded rows that gives what there is to explain: the rows
-                themselves, or what the networks left of them.
-        """
+        """Fits variances and effects to `values = Z B + e`, from equal shares on."""
         total = self.rows.cell_mean(lambda rows: tf.square(values_of(rows)))
         share = total / (len(self.mixed_model.terms) + 1.0)
         self.likelihood.assign(share.numpy())

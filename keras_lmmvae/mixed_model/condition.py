@@ -55,14 +55,6 @@ def condition(
     the leverages of the rows, as in any ridge regression:
     `(fit - leverage * r) / (1 - leverage)`.
 
-    Args:
-        effects: The term's effects, for their prior.
-        known: What is known of the levels.
-        basis: Float tensor `(b, s, m)`, `s` rows of each of `b` levels.
-        cells: Float tensor `(b, s, p)`, 1 where a cell counts, 0 elsewhere.
-        noise_variance: Float tensor `(p,)`.
-        residual_of: Function that gives `x - f(u) - other terms`, `(b, s, p)`, where the encoder
-            reads the rows less the effects `(b, s, p)` that it is given.
     """
     dtype = basis.dtype
     noise = tf.cast(noise_variance, dtype)

@@ -41,6 +41,11 @@ class EffectsTable(keras.Layer):
                            / noise_variance[f]
 
     A table by fold has one such part for each fold of the training rows, on an axis in front.
+    Methods take the levels of rows as `codes`, int `(b,)`, negative for none; their basis vectors
+    as `basis`, `(b, m)`, or `None` for ones; the fold whose part each row reads as `fold`, int
+    `(b,)`; the term's prior; and the noise variances, `(p,)`. `residual` of a training step is
+    `x - f(u) - Z B` with the effects of the own fold, times the weights of the cells, and
+    `weights` are the rows' shares of their levels' counts.
 
     Args:
         num_levels: Positive int, levels `L` of the term.
@@ -128,13 +133,6 @@ class EffectsTable(keras.Layer):
     ) -> tf.Tensor:
         """Posterior variance of a row's `Z @ B`, `phi' inv(precision) phi`.
 
-        Args:
-            codes: Int tensor `(b,)`.
-            basis: Float tensor `(b, m)` or `None`.
-            prior: The term's prior.
-            noise_variance: Float tensor `(p,)`.
-            fold: Optional int tensor `(b,)`, the fold whose part each row reads.
-
         Returns:
             Float tensor `(b, p)`, variances; 0 for negative codes.
         """
@@ -172,13 +170,7 @@ class EffectsTable(keras.Layer):
     def level_variance(
         self, basis: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
     ) -> tf.Tensor:
-        """Posterior variances of `basis @ effects` of every level, `(levels, c, p)`.
-
-        Args:
-            basis: Float tensor `(c, m)`.
-            prior: The term's prior.
-            noise_variance: Float tensor `(p,)`.
-        """
+        """Posterior variances of `basis @ effects` of every level, `(levels, c, p)`."""
         eigenvalues = tf.convert_to_tensor(self.eigenvalues)
         variance = self._variance(eigenvalues, prior, noise_variance)
         if self.basis_size == 1:
@@ -228,15 +220,6 @@ class EffectsTable(keras.Layer):
 
         where `share` is the part of the level's rows that the batch holds.
 
-        Args:
-            residual: Float tensor `(b, p)`, `e = x - f(u) - Z B` with all terms of the own fold,
-                times the weights of the cells: 0 where one is missing.
-            codes: Int tensor `(b,)`.
-            basis: Float tensor `(b, m)` or `None`.
-            fold: Int tensor `(b,)`, the rows' folds.
-            prior: The term's prior.
-            noise_variance: Float tensor `(p,)`.
-            weights: Optional float tensor `(b,)`, the rows' shares of their levels' counts.
         """
         if self.num_levels == 1 and basis is not None:
             counts = design.count(codes, self.num_levels, weights, fold)
@@ -273,12 +256,6 @@ class EffectsTable(keras.Layer):
         """A row's share of KL(q(B) || p(B)): the KL of its level over the level's rows.
 
         Summed over the rows of a fold this is the KL of that fold's part, once per level.
-
-        Args:
-            codes: Int tensor `(b,)`.
-            fold: Int tensor `(b,)`.
-            prior: The term's prior.
-            noise_variance: Float tensor `(p,)`.
 
         Returns:
             Float tensor `(b,)`, nats.

@@ -112,11 +112,7 @@ class Equations:
         self._solvers = {by_fold: self._solver(by_fold) for by_fold in (True, False)}
 
     def set_designs(self, earlier: EarlierRows | None = None) -> None:
-        """Gives every term the Gram matrices and counts of its levels, by fold.
-
-        Args:
-            earlier: Optional equations of rows seen before, which are added.
-        """
+        """Gives every term the Gram matrices and counts of its levels, by fold."""
         for term, effects in zip(self.terms, self.effects, strict=True):
             gram = tf.zeros_like(effects.folds.gram)
             count = tf.zeros_like(effects.folds.count)
@@ -137,12 +133,6 @@ class Equations:
         earlier: EarlierRows | None = None,
     ) -> Solution:
         """Solves for the effects of all terms jointly and assigns them.
-
-        Args:
-            by_fold: Whether to solve for the folds' tables, or for that of all rows.
-            values_of: Function of encoded rows that gives what the effects are to explain.
-            noise_variance: Float tensor `(p,)`.
-            earlier: Optional equations of rows seen before, which are added.
 
         Returns:
             The solution.
@@ -175,13 +165,6 @@ class Equations:
         Preconditioned by the inverse blocks of the levels, so that one term alone is solved in
         one iteration; each costs O(rows * features * terms).
 
-        Args:
-            by_fold: Whether to solve for the folds' tables, or for that of all rows.
-            right_side: `Z' r / noise_variance` of every term.
-            noise_variance: Float tensor `(p,)`.
-            start: First guess of the effects.
-            earlier: Optional equations of rows seen before; theirs of different terms are taken
-                as unrelated.
         """
         return self._solvers[by_fold](right_side, noise_variance, start, earlier)
 
@@ -280,16 +263,7 @@ def _conjugate_gradients(
     max_iterations: int,
     tolerance: float,
 ) -> Solution:
-    """Preconditioned conjugate gradients, for every feature at once.
-
-    Args:
-        multiply: The left side at some effects.
-        precondition: An approximate inverse of it.
-        right_side: The right side.
-        start: First guess.
-        max_iterations: Most iterations.
-        tolerance: Of the residual over the right side, in the preconditioner's norm.
-    """
+    """Preconditioned conjugate gradients, for every feature at once."""
     residual = _combine(right_side, multiply(start), tf.subtract)
     preconditioned = precondition(residual)
     height = _inner(residual, preconditioned)

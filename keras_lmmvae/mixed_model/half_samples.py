@@ -35,11 +35,6 @@ def half_sample_moment(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The product of the folds' effects, `sum over levels of tr(inv(Psi) B_1 B_2')`.
 
-    Args:
-        effects: The term's effects: its designs and its prior.
-        fold_effects: Float tensor `(2, L, m, p)`, effects of the folds.
-        noise_variance: Float tensor `(p,)`.
-
     Returns:
         product: Float tensor `(p,)`.
         factor: Float tensor `(p,)`. `factor * effect_variance` is the expectation of the product
@@ -81,10 +76,6 @@ def _moment(
 def half_sample_covariance(effects: LevelEffects, noise_variance: tf.Tensor) -> tf.Tensor | None:
     """Solves `sum B_1 B_2' = sum effect_variance A_1 Psi A_2'` for one `Psi` of all features.
 
-    Args:
-        effects: The term's effects.
-        noise_variance: Float tensor `(p,)`.
-
     Returns:
         Float tensor `(m, m)`, positive definite with trace `m`; `None` if the folds have nothing
         in common, so that there is nothing to learn `Psi` from.
@@ -115,12 +106,7 @@ def half_sample_covariance(effects: LevelEffects, noise_variance: tf.Tensor) -> 
 
 
 def sample_variance(effects: LevelEffects, drawn: tf.Tensor) -> tf.Tensor:
-    """The `effect_variance` of drawn effects, `(p,)`: the average level's `tr(inv(Psi) B B') / m`.
-
-    Args:
-        effects: The term's effects.
-        drawn: Float tensor `(L, m, p)`.
-    """
+    """The `effect_variance` of drawn effects `(L, m, p)`: mean of `tr(inv(Psi) B B') / m`, `(p,)`."""
     if is_centred(effects):
         squares = tf.square(drawn - tf.reduce_mean(drawn, axis=0))
         return tf.reduce_sum(squares, axis=(0, 1)) / max(drawn.shape[0] - 1, 1)

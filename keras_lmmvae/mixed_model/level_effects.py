@@ -113,14 +113,7 @@ class LevelEffects(keras.Layer):
     def set_design(
         self, gram: tf.Tensor, count: tf.Tensor, earlier_gram: tf.Tensor | float = 0.0
     ) -> None:
-        """Takes `Z'Z` and the numbers of the training rows, by fold and level.
-
-        Args:
-            gram: Float tensor `(folds, levels, m, m)`.
-            count: Float tensor `(folds, levels)`.
-            earlier_gram: Optional float tensor `(levels, m, m)` of rows seen before, which both
-                folds know.
-        """
+        """Takes `Z'Z` and the numbers of the training rows, by fold and level."""
         self.folds.set_design(gram + earlier_gram, count, self.prior)
         self.table.set_design(
             tf.reduce_sum(gram, axis=0) + earlier_gram, tf.reduce_sum(count, axis=0), self.prior
@@ -142,13 +135,7 @@ class LevelEffects(keras.Layer):
         coefficient_covariance: tf.Tensor | None,
         noise_variance: tf.Tensor,
     ) -> None:
-        """Changes the prior and moves the folds' effects along, as if solved with the new one.
-
-        Args:
-            effect_variance: Float array `(p,)`; raised to the floor.
-            coefficient_covariance: Float tensor `(m, m)`, or `None` to keep it.
-            noise_variance: Float tensor `(p,)`.
-        """
+        """Changes the prior and moves the folds' effects along, as if solved with the new one."""
         effects = tf.convert_to_tensor(self.folds.effects)
         scores = self.folds.precision_product(effects, self.prior, noise_variance)
         self.prior.assign(effect_variance, coefficient_covariance)

@@ -36,8 +36,10 @@ class MixedModel(keras.Layer):
         r[i] = sum{ Z_k[i] @ B_k : k=1...K } + e[i],    e[i] ~ Normal(0, diag(noise_variance))
         B_k[l, :, f] ~ Normal(0, effect_variance_k[f] * Psi_k)
 
-    Everything is in standardised units of the features. `r`, what the effects are to explain, and
-    the noise variance are given to the methods: the layer knows no network.
+    Everything is in standardised units of the features. The layer knows no network: methods are
+    given encoded rows, what the effects are to explain, `(b, p)`, and the noise variance, `(p,)`.
+    `by_fold` says whether they are about the folds' tables or that of all rows, and `earlier` are
+    the equations of rows seen before, which are added.
 
     Args:
         terms: The terms, adapted.
@@ -96,12 +98,7 @@ class MixedModel(keras.Layer):
     # Rows read their effects ----------------------------------------------------------------
 
     def parts(self, rows: Rows, terms: Sequence[RandomEffect] | None = None) -> Parts:
-        """Contributions to new rows; levels never seen contribute nothing.
-
-        Args:
-            rows: Encoded rows.
-            terms: The terms to read. Defaults to all of them.
-        """
+        """Contributions to new rows; levels never seen contribute nothing."""
         found = {}
         for term in self.terms if terms is None else terms:
             encoded = rows[EFFECTS][term.label]
@@ -194,11 +191,6 @@ class MixedModel(keras.Layer):
         One term after the other, each with the others' newest effects (Gauss-Seidel): this
         converges also where a batch holds all rows of its levels.
 
-        Args:
-            rows: Training rows.
-            residual: Float tensor `(b, p)`, what the effects are to explain.
-            noise_variance: Float tensor `(p,)`.
-
         Returns:
             The rows' squared errors, posterior variance included, `(b, p)`. A step overweights the
             rows that it has just seen and underweights those that it is about to see: the product
@@ -224,12 +216,7 @@ class MixedModel(keras.Layer):
         return before * error + self.own_variance(rows, noise_variance)
 
     def equations(self, rows: Pass, earlier: EarlierRows | None = None) -> Equations:
-        """Henderson's equations of these rows; their designs become those of the terms.
-
-        Args:
-            rows: The rows.
-            earlier: Optional equations of rows seen before, which are added.
-        """
+        """Henderson's equations of these rows; their designs become those of the terms."""
         equations = Equations(self.terms, self.effects, rows)
         equations.set_designs(earlier)
         return equations
@@ -253,14 +240,7 @@ class MixedModel(keras.Layer):
     def calibrate(
         self, equations: Equations, noise_variance: tf.Tensor, seed: int, by_fold: bool
     ) -> None:
-        """Measures on simulated effects how terms share what the rows say; none needs this alone.
-
-        Args:
-            equations: The equations of the training rows.
-            noise_variance: Float tensor `(p,)`.
-            seed: Seed of the simulated effects.
-            by_fold: Whether it is for the folds' tables, or for that of all rows.
-        """
+        """Measures on simulated effects how terms share what the rows say."""
         if len(self.terms) < 2:
             return
         fit = SimulatedFit(equations, noise_variance, by_fold, seed, has_noise=True)

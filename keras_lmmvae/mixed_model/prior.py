@@ -73,12 +73,7 @@ class LevelPrior(keras.Layer):
         return effects / self.effect_variance
 
     def row_variance(self, basis: tf.Tensor | None, size: tf.Tensor) -> tf.Tensor:
-        """Prior variance of rows' `phi' B`, `(b, p)`, for levels never seen.
-
-        Args:
-            basis: Float tensor `(b, m)`, or `None` for ones.
-            size: Number of rows `b`.
-        """
+        """Prior variance of rows' `phi' B`, `(b, p)`, for levels never seen."""
         if basis is None:
             return tf.broadcast_to(self.effect_variance.value, (size, self.num_features))
         return self.quadratic(basis)[:, None] * self.effect_variance
@@ -104,12 +99,7 @@ class LevelPrior(keras.Layer):
         return self.basis_size * tf.math.log(tf.convert_to_tensor(self.effect_variance)) + block
 
     def assign(self, effect_variance: np.ndarray, coefficient_covariance: Any = None) -> None:
-        """Sets the variances, and `Psi` where one is given.
-
-        Args:
-            effect_variance: Float array `(p,)`; raised to the floor.
-            coefficient_covariance: Optional float tensor `(m, m)`.
-        """
+        """Sets the variances, and `Psi` where one is given."""
         self.effect_variance.assign(np.maximum(effect_variance, EFFECT_VARIANCE_FLOOR))
         if coefficient_covariance is not None:
             self.coefficient_covariance.assign(coefficient_covariance)

@@ -143,9 +143,6 @@ class SimulatedFit:
 def variance_ratios(fit: SimulatedFit) -> tuple[float, dict[str, float]]:
     """Posterior variances with the other terms unknown too, over those with them known.
 
-    Args:
-        fit: A fit of simulated effects of all terms, with noise.
-
     Returns:
         The ratio for the sum of all contributions, and that of every term.
     """
@@ -174,10 +171,6 @@ def update_variances(
 
     Solves the moment equations for every feature under `effect_variance >= floor`.
 
-    Args:
-        effects: The terms' effects, with the folds' equations solved.
-        moments: Float array `(p, K, K)`; see `SimulatedFit.moments`.
-        noise_variance: Float tensor `(p,)`.
     """
     found = [
         half_sample_moment(part, tf.convert_to_tensor(part.folds.effects), noise_variance)
@@ -196,14 +189,7 @@ def update_variances(
 def solve_moments(
     effects: Sequence[LevelEffects], moments: np.ndarray, product: np.ndarray, factor: np.ndarray
 ) -> np.ndarray:
-    """Variances `(K, p)` within their bounds that match the moments, one term after the other.
-
-    Args:
-        effects: The terms' effects, with their present variances.
-        moments: Float array `(p, K, K)`.
-        product: Float array `(K, p)`, the half-samples' products.
-        factor: Float array `(K, p)`, their factors.
-    """
+    """Variances `(K, p)` within their bounds that match the moments, one term after the other."""
     moments = moments.astype(np.float64)
     retained = np.maximum(np.einsum("fkk->kf", moments), _SMALLEST_RETENTION)
     leak = np.einsum("fkj->kjf", moments * (1.0 - np.eye(len(effects))))
