@@ -5,8 +5,6 @@ module is imported. `import keras_lmmvae` imports no such module, so stand-ins a
 these classes. A stand-in imports the class when a file asks for it.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.abc
 import importlib.util

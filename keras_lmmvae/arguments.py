@@ -1,7 +1,5 @@
 """Checks of the arguments of the model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Keras callbacks for `LMMVAE.fit`: KL annealing, exact effects and a log of variances."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Collection, Iterable, Sequence

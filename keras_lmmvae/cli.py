@@ -3,8 +3,6 @@
 TensorFlow is imported by the commands, when their arguments have been checked.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn

@@ -1,7 +1,5 @@
 """The columns that a model reads: checked and normalised here, once, for all terms."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

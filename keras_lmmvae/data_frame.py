@@ -1,7 +1,5 @@
 """Turns data frames into the dict of columns that models read."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -11,8 +11,6 @@ Functions take the rows' levels as `codes`, int `(b,)`, and their basis vectors 
 `(b, m)`, where `None` stands for ones with `m = 1`. Of a variable only the gathered rows are read.
 """
 
-from __future__ import annotations
-
 import keras
 import tensorflow as tf
 

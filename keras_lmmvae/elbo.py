@@ -1,7 +1,5 @@
 """The evidence lower bound of a row, part by part, and bounds of its log density."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

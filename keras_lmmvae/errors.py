@@ -1,7 +1,5 @@
 """The closing sentence of every error: what was received."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Means and standard deviations of features, checked."""
 
-from __future__ import annotations
-
 import numpy as np
 from sklearn.preprocessing import StandardScaler
 

@@ -1,7 +1,5 @@
 """What a fitted model offers to those who read it: reports, pictures, exports, callbacks."""
 
-from __future__ import annotations
-
 from typing import Any, Protocol
 
 import keras

@@ -1,7 +1,5 @@
 """Random effects as users of lme4 write them: "(1 | store) + (1 + t | patient)"."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any

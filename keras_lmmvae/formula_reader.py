@@ -1,7 +1,5 @@
 """Tokens of a formula with their positions."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import NoReturn

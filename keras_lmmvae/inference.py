@@ -1,7 +1,5 @@
 """The inference pass: what a model says of some rows, from their effects to their errors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """How a row's features come from their mean `f(u) + Z B`: the Gaussian likelihood."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from typing import Any
@@ -9,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
+from keras_lmmvae.layers.state_layer import StateLayer
 
 __all__ = [
     "NOISE_MOMENTUM",
@@ -27,7 +27,7 @@ NOISE_MOMENTUM = 0.95
 """Share of the running mean of squared errors that a training step keeps."""
 
 
-class Likelihood(keras.Layer):
+class Likelihood(StateLayer):
     """How likely features are given their linear predictor `eta = f(u) + Z B`.
 
     A subclass says how likely they are, and as which normal response with which weights they
@@ -59,18 +59,12 @@ class GaussianLikelihood(Likelihood):
     """
 
     def __init__(self, num_features: int, is_learned: bool = True, **kwargs: Any) -> None:
-        super().__init__(trainable=False, dtype="float32", **kwargs)
+        super().__init__(**kwargs)
         self.num_features = num_features
         self.is_learned = is_learned
 
     def build(self, input_shape: Any = None) -> None:
-        self.noise_variance = self.add_weight(
-            name="noise_variance",
-            shape=(self.num_features,),
-            initializer="ones",
-            trainable=False,
-            autocast=False,
-        )
+        self.noise_variance = self.state("noise_variance", (self.num_features,), "ones")
 
     def log_prob(
         self,
@@ -109,13 +103,6 @@ class GaussianLikelihood(Likelihood):
             mean = tf.where(total > 0.0, mean, noise)
         updated = NOISE_MOMENTUM * noise + (1.0 - NOISE_MOMENTUM) * mean
         self.noise_variance.assign(tf.maximum(updated, NOISE_VARIANCE_FLOOR))
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "num_features": self.num_features,
-            "is_learned": self.is_learned,
-        }
 
 
 def gaussian_log_likelihood(

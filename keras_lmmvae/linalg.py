@@ -15,8 +15,6 @@ where the same Gram matrices are used again and again. It finds `R` with
 so that `inv(precision) = R diag(posterior_variance) R'` for every feature.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import tensorflow as tf

@@ -4,8 +4,6 @@ Keys are looked up here, in the input pipeline, and never inside the training gr
 lookup would keep XLA from compiling the step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """LMMVAE as a transformer of scikit-learn: for pipelines, cross-validation and pickles."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checks of user input. Every error says what is wrong, what was expected and what came."""
 
-from __future__ import annotations
-
 import math
 import numbers
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """The version of the package, and which saved files it reads."""
 
-from __future__ import annotations
-
 from keras_lmmvae.errors import received
 
 __all__ = ["__version__", "check_saved_version"]

@@ -1,7 +1,5 @@
 """Variational autoencoders that ignore the groups, have them as inputs, or see only residuals."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self, get_args

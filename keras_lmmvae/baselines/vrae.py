@@ -1,7 +1,5 @@
 """Variational recurrent autoencoder: one latent vector for the sequence of rows of a subject."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The checks of `diagnose`, and the thresholds at which a number becomes a finding."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import keras

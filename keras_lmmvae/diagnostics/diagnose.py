@@ -1,7 +1,5 @@
 """`diagnose` makes all checks of a fitted model; `fit` makes those that need no data."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """What one pass over rows collects for the checks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

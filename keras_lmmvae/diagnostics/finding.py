@@ -1,7 +1,5 @@
 """A finding, and the report that holds all of them."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields

@@ -1,7 +1,5 @@
 """Share of a variance that lies between groups, and the share that chance gives."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

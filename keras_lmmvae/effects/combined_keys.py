@@ -1,7 +1,5 @@
 """Keys of two or more columns joined: the levels of a factor that is nested in another."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Terms whose levels are the keys of a data column."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

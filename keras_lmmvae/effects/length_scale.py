@@ -1,7 +1,5 @@
 """Maximum marginal likelihood of a kernel's length scale, from sufficient statistics."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

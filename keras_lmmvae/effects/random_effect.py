@@ -1,7 +1,5 @@
 """What every random-effects term has in common: columns, levels, a basis, a prior."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
@@ -15,6 +13,7 @@ from keras_lmmvae.effects.scaling import finite_or_zero
 from keras_lmmvae.effects.vocabulary import NULL_CODE, Vocabulary
 from keras_lmmvae.layers.design_matrix_layer import DesignMatrixLayer
 from keras_lmmvae.layers.random_effects_aggregator import RandomEffectsAggregator
+from keras_lmmvae.layers.state_layer import StateLayer
 from keras_lmmvae.validation import received
 
 __all__ = ["Encoded", "RandomEffect", "term_classes"]
@@ -26,7 +25,7 @@ Encoded = dict[str, tf.Tensor]
 """One term's view of the rows: "codes" `(b,)` int32 and, if it has any, "inputs" `(b, c)`."""
 
 
-class RandomEffect(keras.Layer):
+class RandomEffect(StateLayer):
     """Base of the random-effects terms: `Z[i] = e_l (x) phi`, one code and one basis a row.
 
         B[l, :, f] ~ Normal(0, effect_variance[f] * Psi),    l = 1...L
@@ -62,7 +61,7 @@ class RandomEffect(keras.Layer):
     def __init__(self, keys: Sequence[str], numbers: Sequence[str], name: str) -> None:
         columns = (*keys, *numbers)
         _check_names(columns, name)
-        super().__init__(name=re.sub(r"[^\w.-]", "_", name), trainable=False, dtype="float32")
+        super().__init__(name=re.sub(r"[^\w.-]", "_", name))
         self.label = name
         self.columns = columns
         self.keys = tuple(keys)

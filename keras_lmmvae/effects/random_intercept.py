@@ -1,7 +1,5 @@
 """Random intercepts of a grouping factor."""
 
-from __future__ import annotations
-
 import keras
 
 from keras_lmmvae.effects.grouped_effect import GroupedEffect

@@ -1,7 +1,5 @@
 """Random intercepts and slopes: repeated measures over time, or over covariates."""
 
-from __future__ import annotations
-
 from math import comb
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Numeric effect columns: missing values, positions on the globe, centre and spread."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -162,12 +162,12 @@ class SpatialEffect(RandomEffect):
 
     def build_basis(self, is_amortized: bool) -> None:
         size, width = self.basis_size, len(self.scaling.columns)
-        self.inducing_points = self._state("inducing_points", (size, width))
-        self.projection = self._state("projection", (size, size))
-        self.scaled_length_scale = self._state("scaled_length_scale", ())
+        self.inducing_points = self.state("inducing_points", (size, width))
+        self.projection = self.state("projection", (size, size))
+        self.scaled_length_scale = self.state("scaled_length_scale", ())
         self.is_amortized = is_amortized
         if is_amortized:
-            self.code_root = self._state("code_root", (size, size))
+            self.code_root = self.state("code_root", (size, size))
         if self._initial_points is not None:
             self.inducing_points.assign(self._initial_points)
             fixed = self.length_scale
@@ -176,11 +176,6 @@ class SpatialEffect(RandomEffect):
             self.set_scaled_length_scale(
                 _INITIAL_LENGTH_SCALE if fixed is None else fixed / self.scaling.spread[0]
             )
-
-    def _state(self, name: str, shape: tuple[int, ...]) -> keras.Variable:
-        return self.add_weight(
-            name=name, shape=shape, initializer="zeros", trainable=False, autocast=False
-        )
 
     def set_scaled_length_scale(self, length_scale: float) -> None:
         """Sets the length scale, in standardised coordinates, and the basis that depends on it."""

@@ -6,8 +6,6 @@ A server has neither this package nor Keras. So the process cannot import them: 
 needs their code fails here and not in the server.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

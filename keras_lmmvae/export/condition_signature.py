@@ -1,7 +1,5 @@
 """The served `condition`: rows of an unseen level travel in the request."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

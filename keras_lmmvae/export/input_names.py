@@ -1,7 +1,5 @@
 """Checks that the columns of a model can be the inputs of a served model."""
 
-from __future__ import annotations
-
 import keyword
 import re
 from collections.abc import Iterable, Iterator

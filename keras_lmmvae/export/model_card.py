@@ -1,7 +1,5 @@
 """The card of a model: its parts, its data, and how it treats unknown keys."""
 
-from __future__ import annotations
-
 import hashlib
 import platform
 from importlib import metadata

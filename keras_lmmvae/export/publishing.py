@@ -1,7 +1,5 @@
 """Publishes a model: export, card, warm-up requests and a check, all of them or nothing."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

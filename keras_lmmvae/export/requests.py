@@ -1,7 +1,5 @@
 """Example requests: usual rows, unseen and missing keys, missing cells."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """SavedModel export: raw keys and coordinates in, reconstructions out."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path

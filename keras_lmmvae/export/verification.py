@@ -1,7 +1,5 @@
 """Checks a SavedModel: every signature must answer as the Python model does."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Warm-up requests, which TensorFlow Serving replays when it loads a model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The paper's inference: a second encoder gives codes, averaged by level into the effects."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

@@ -1,7 +1,5 @@
 """The random effects in closed form, around and inside the gradient steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import keras

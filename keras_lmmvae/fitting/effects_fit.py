@@ -1,7 +1,5 @@
 """What a way of fitting the random effects offers to the training loop."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A few rows of a level, after training: its effects given them, without any update."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Confidence intervals of a model's variance components."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Which part of every feature's variance is the latent's, the terms' and the noise's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

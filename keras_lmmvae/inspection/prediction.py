@@ -1,7 +1,5 @@
 """What a fitted model says about rows: reconstructions with uncertainty, and likelihoods."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Tables of what a model has learned: effects and variance components, in the features' units."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks and float types that the layers share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Products with a random-effects design matrix, as a Keras layer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras

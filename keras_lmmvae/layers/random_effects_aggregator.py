@@ -1,7 +1,5 @@
 """Random effects of the levels from the rows of a mini-batch, as a Keras layer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

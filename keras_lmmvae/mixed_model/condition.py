@@ -1,7 +1,5 @@
 """Effects of a level given some of its rows, after training and without any update."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

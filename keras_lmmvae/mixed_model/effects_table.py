@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from keras_lmmvae import design, linalg
+from keras_lmmvae.layers.state_layer import StateLayer
 from keras_lmmvae.mixed_model.prior import LevelPrior
 from keras_lmmvae.validation import received
 
@@ -33,7 +34,7 @@ class Increment:
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class EffectsTable(keras.Layer):
+class EffectsTable(StateLayer):
     """Posterior of the effects of all levels given some rows, by Henderson's equations.
 
         precision[l, f] = G[l] / noise_variance[f] + inv(Psi) / effect_variance[f]
@@ -64,7 +65,7 @@ class EffectsTable(keras.Layer):
         has_design: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(trainable=False, dtype="float32", **kwargs)
+        super().__init__(**kwargs)
         self.num_levels = num_levels
         self.basis_size = basis_size
         self.num_features = num_features
@@ -75,21 +76,16 @@ class EffectsTable(keras.Layer):
     def build(self, input_shape: Any = None) -> None:
         folds = (design.NUM_FOLDS,) if self.by_fold else ()
         levels, size = self.num_levels, self.basis_size
-        self.effects = self._state("effects", (*folds, levels, size, self.num_features))
+        self.effects = self.state("effects", (*folds, levels, size, self.num_features))
         if not self.has_design:
             return
-        self.gram = self._state("gram", (*folds, levels, size, size))
-        self.count = self._state("count", (*folds, levels))
+        self.gram = self.state("gram", (*folds, levels, size, size))
+        self.count = self.state("count", (*folds, levels))
         # `refresh` derives these from the Gram matrices and Psi. They are kept because every
         # training step needs them.
-        self.eigenvalues = self._state("eigenvalues", (*folds, levels, size))
+        self.eigenvalues = self.state("eigenvalues", (*folds, levels, size))
         if size > 1:
-            self.rotation = self._state("rotation", (*folds, levels, size, size))
-
-    def _state(self, name: str, shape: tuple[int, ...]) -> keras.Variable:
-        return self.add_weight(
-            name=name, shape=shape, initializer="zeros", trainable=False, autocast=False
-        )
+            self.rotation = self.state("rotation", (*folds, levels, size, size))
 
     def set_design(self, gram: tf.Tensor, count: tf.Tensor, prior: LevelPrior) -> None:
         """Takes `Z'Z` and the numbers of rows by level."""
@@ -321,13 +317,3 @@ class EffectsTable(keras.Layer):
                 + received(expected=expected, found=list(self._saved_shapes))
             )
         super().load_own_variables(store)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "num_levels": self.num_levels,
-            "basis_size": self.basis_size,
-            "num_features": self.num_features,
-            "by_fold": self.by_fold,
-            "has_design": self.has_design,
-        }

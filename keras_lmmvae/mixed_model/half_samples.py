@@ -9,8 +9,6 @@ the levels, which takes one level's worth. What all levels share belongs to the 
 however the other terms and the networks place it, and says nothing of how levels differ.
 """
 
-from __future__ import annotations
-
 import tensorflow as tf
 
 from keras_lmmvae import linalg
@@ -106,7 +104,7 @@ def half_sample_covariance(effects: LevelEffects, noise_variance: tf.Tensor) -> 
 
 
 def sample_variance(effects: LevelEffects, drawn: tf.Tensor) -> tf.Tensor:
-    """The `effect_variance` of drawn effects `(L, m, p)`: mean of `tr(inv(Psi) B B') / m`, `(p,)`."""
+    """The `effect_variance` of drawn effects `(L, m, p)`: mean of `tr(inv(Psi) B B') / m`."""
     if is_centred(effects):
         squares = tf.square(drawn - tf.reduce_mean(drawn, axis=0))
         return tf.reduce_sum(squares, axis=(0, 1)) / max(drawn.shape[0] - 1, 1)

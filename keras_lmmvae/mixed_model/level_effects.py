@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.layers.state_layer import StateLayer
 from keras_lmmvae.mixed_model.effects_table import EffectsTable
 from keras_lmmvae.mixed_model.prior import LevelPrior
 
@@ -16,7 +17,7 @@ __all__ = ["LevelEffects"]
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class LevelEffects(keras.Layer):
+class LevelEffects(StateLayer):
     """What a mixed model knows of one term.
 
     The training rows are split into two folds, which are half-samples. A row reads the effects
@@ -55,7 +56,7 @@ class LevelEffects(keras.Layer):
         num_aggregates: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(trainable=False, dtype="float32", **kwargs)
+        super().__init__(**kwargs)
         self.num_levels = num_levels
         self.basis_size = basis_size
         self.num_features = num_features
@@ -87,18 +88,10 @@ class LevelEffects(keras.Layer):
         self.prior.build()
         self.table.build()
         if self.is_amortized:
-            self.aggregate_count = self.add_weight(
-                name="aggregate_count",
-                shape=(self.num_aggregates,),
-                initializer="zeros",
-                trainable=False,
-                autocast=False,
-            )
+            self.aggregate_count = self.state("aggregate_count", (self.num_aggregates,))
             return
         self.folds.build()
-        self.variance_ratio = self.add_weight(
-            name="variance_ratio", shape=(), initializer="ones", trainable=False, autocast=False
-        )
+        self.variance_ratio = self.state("variance_ratio", (), "ones")
 
     @property
     def effect_variance(self) -> keras.Variable:
@@ -173,14 +166,3 @@ class LevelEffects(keras.Layer):
         copy.variance_ratio = self.variance_ratio
         copy.built = True
         return copy
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "num_levels": self.num_levels,
-            "basis_size": self.basis_size,
-            "num_features": self.num_features,
-            "learn_coefficient_covariance": self.learn_coefficient_covariance,
-            "is_amortized": self.is_amortized,
-            "num_aggregates": self.num_aggregates,
-        }

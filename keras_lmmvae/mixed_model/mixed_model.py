@@ -1,7 +1,5 @@
 """The linear mixed model of all terms, as one Keras layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +9,7 @@ import tensorflow as tf
 
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.effects.vocabulary import UNKNOWN_CODE
+from keras_lmmvae.layers.state_layer import StateLayer
 from keras_lmmvae.linalg import LevelPosterior
 from keras_lmmvae.mixed_model.condition import condition, known_level
 from keras_lmmvae.mixed_model.equations import EarlierRows, Equations, Solution
@@ -30,7 +29,7 @@ Parts = dict[str, tf.Tensor]
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class MixedModel(keras.Layer):
+class MixedModel(StateLayer):
     """The linear mixed model of all terms.
 
         r[i] = sum{ Z_k[i] @ B_k : k=1...K } + e[i],    e[i] ~ Normal(0, diag(noise_variance))
@@ -61,7 +60,7 @@ class MixedModel(keras.Layer):
     def __init__(
         self, terms: Sequence[RandomEffect], is_amortized: bool = False, **kwargs: Any
     ) -> None:
-        super().__init__(trainable=False, dtype="float32", **kwargs)
+        super().__init__(**kwargs)
         self.terms = list(terms)
         self.is_amortized = is_amortized
         self.num_features = 0
@@ -75,17 +74,10 @@ class MixedModel(keras.Layer):
             term.build_basis(self.is_amortized)
             term.built = True
             self.effects.append(LevelEffects.of(term, self.num_features, self.is_amortized))
-        self.moment_matrix = self._state("moment_matrix", (self.num_features, count, count))
+        self.moment_matrix = self.state("moment_matrix", (self.num_features, count, count))
         self.moment_matrix.assign(np.broadcast_to(np.eye(count), (self.num_features, count, count)))
-        self.variance_ratios = self._state("variance_ratios", (2,), "ones")
-        self.started = self._state("started", ())
-
-    def _state(
-        self, name: str, shape: tuple[int, ...], initializer: str = "zeros"
-    ) -> keras.Variable:
-        return self.add_weight(
-            name=name, shape=shape, initializer=initializer, trainable=False, autocast=False
-        )
+        self.variance_ratios = self.state("variance_ratios", (2,), "ones")
+        self.started = self.state("started", ())
 
     def pairs(self) -> Iterator[tuple[RandomEffect, LevelEffects]]:
         """Every term with its effects."""

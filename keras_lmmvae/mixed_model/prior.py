@@ -1,7 +1,5 @@
 """The prior of one level's effects."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import keras
@@ -9,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lmmvae import linalg
+from keras_lmmvae.layers.state_layer import StateLayer
 
 __all__ = ["EFFECT_VARIANCE_FLOOR", "LevelPrior"]
 
@@ -18,7 +17,7 @@ variance is there counts as absent."""
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
-class LevelPrior(keras.Layer):
+class LevelPrior(StateLayer):
     """Normal prior of the effects of a level, independent between levels.
 
         B[l, :, f] ~ Normal(0, effect_variance[f] * Psi)
@@ -39,25 +38,15 @@ class LevelPrior(keras.Layer):
         learn_coefficient_covariance: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(trainable=False, dtype="float32", **kwargs)
+        super().__init__(**kwargs)
         self.basis_size = basis_size
         self.num_features = num_features
         self.learn_coefficient_covariance = learn_coefficient_covariance
 
     def build(self, input_shape: Any = None) -> None:
-        self.effect_variance = self.add_weight(
-            name="effect_variance",
-            shape=(self.num_features,),
-            initializer="ones",
-            trainable=False,
-            autocast=False,
-        )
-        self.coefficient_covariance = self.add_weight(
-            name="coefficient_covariance",
-            shape=(self.basis_size, self.basis_size),
-            initializer=keras.initializers.Identity(),
-            trainable=False,
-            autocast=False,
+        self.effect_variance = self.state("effect_variance", (self.num_features,), "ones")
+        self.coefficient_covariance = self.state(
+            "coefficient_covariance", (self.basis_size,) * 2, keras.initializers.Identity()
         )
 
     def inverse_block(self, dtype: Any = "float32") -> tf.Tensor:
@@ -103,11 +92,3 @@ class LevelPrior(keras.Layer):
         self.effect_variance.assign(np.maximum(effect_variance, EFFECT_VARIANCE_FLOOR))
         if coefficient_covariance is not None:
             self.coefficient_covariance.assign(coefficient_covariance)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "basis_size": self.basis_size,
-            "num_features": self.num_features,
-            "learn_coefficient_covariance": self.learn_coefficient_covariance,
-        }

@@ -6,8 +6,6 @@ variances and fitted with the same equations. What comes back, over what the clo
 corrects both the variances of the posterior and the moment equations of the variance components.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import keras

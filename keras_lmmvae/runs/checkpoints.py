@@ -1,7 +1,5 @@
 """Checkpoints of a fit: whole or not at all, with the history that belongs to them."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

@@ -1,7 +1,5 @@
 """A job: a configuration applied to a table, and the rows that are held out."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

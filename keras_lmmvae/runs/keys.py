@@ -1,7 +1,5 @@
 """Unknown keys of a configuration are told, with the key that was meant."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The pictures of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """The tables of a run: metrics, history, variances and effects."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

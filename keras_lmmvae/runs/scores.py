@@ -1,7 +1,5 @@
 """How well a fitted model describes rows: errors, likelihood, known levels, and their tables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What `keras-lmmvae simulate` does: it writes a simulated table and its truth to files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """TensorFlow starts without its log lines in the terminal."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """Random-effects terms as they stand in a configuration: a formula, or a list of mappings."""
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

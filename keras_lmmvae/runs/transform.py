@@ -1,7 +1,5 @@
 """The latents of rows as a table, beside the keys of the rows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 All draws are made in a fixed order, so that a seed gives the same simulation in every version.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args

@@ -3,8 +3,6 @@
 `keras-lmmvae simulate` writes them to files. `benchmarks/` fits methods to them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
