@@ -61,15 +61,24 @@ class TestErrors:
         [
             ({"store": None}, r"missing a required argument: 'store'"),
             ({"shop": [1, 2]}, r"unexpected keyword argument 'shop'"),
-            ({"x": [[0.0] * 5] * 2}, r"Incompatible shapes: \[2,5\]"),
-            ({"x": [0.0, 1.0]}, r"Incompatible shapes: \[2\]"),
+            ({"x": [[0.0] * 5] * 2}, r"tensor x \[2,5\] is not compatible with .* \[\?,4\]"),
+            ({"x": [[0.0]] * 2}, r"tensor x \[2,1\] is not compatible with .* \[\?,4\]"),
+            ({"x": [0.0, 1.0]}, r"tensor x \[2\] is not compatible with .* \[\?,4\]"),
             ({"store": ["a", "b"]}, r"expected to be a int64 tensor but is a string"),
             ({"lon": ["east", "west"]}, r"expected to be a float tensor but is a string"),
             ({"store": [1]}, r"input store must have as many rows"),
             ({"lat": [0.0] * 3}, r"input lat must have as many rows"),
         ],
         ids=[
-            *("missing", "unknown", "too wide", "a row, not rows", "text for keys", "text"),
+            *(
+                "missing",
+                "unknown",
+                "too wide",
+                "one column",
+                "a row, not rows",
+                "text for keys",
+                "text",
+            ),
             *("one key for two rows", "three latitudes for two rows"),
         ],
     )

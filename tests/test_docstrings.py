@@ -32,7 +32,6 @@ WITHOUT_EXAMPLE = {
     "keras_lmmvae.diagnostics.Finding",
     "keras_lmmvae.diagnostics.LMMVAEWarning",
     "keras_lmmvae.export.Published",
-    "keras_lmmvae.layers.ConjugatePosterior",
     "keras_lmmvae.layers.LevelPosterior",
     "keras_lmmvae.simulation.Simulation",
 }
