@@ -86,7 +86,6 @@ def with_folds(rows: Any, is_read_whole: bool = True) -> Any:
     gives its rows in another order at every pass, or is not read from its start each time, has no
     row numbers. There the hash takes the rows' values in their place, and rows that are equal in
     all columns share a fold.
-
     """
     if not isinstance(rows, tf.data.Dataset):
         return {**rows, FOLD: _folds(rows, tf.range(num_rows(rows), dtype=tf.int64))}

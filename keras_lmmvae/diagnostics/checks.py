@@ -249,13 +249,7 @@ def check_latent_groups(evidence: Evidence, seed: int) -> Iterator[Finding]:
 def check_effects_overfit(
     training: Evidence, unseen: Evidence, is_held_out: bool
 ) -> Iterator[Finding]:
-    """Terms whose effects are larger than rows show that were not used to estimate them.
-
-    Args:
-        training: Training rows with the effects for new rows.
-        unseen: Held-out rows, or the training rows with their out-of-fold effects.
-        is_held_out: Which of these.
-    """
+    """Terms whose effects are larger than rows show that were not used to estimate them."""
     which = "held-out rows" if is_held_out else "rows of the other fold"
     error = "error_held_out" if is_held_out else "error_crossed"
     for label, term in unseen.terms.items():

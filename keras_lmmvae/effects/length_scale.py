@@ -23,7 +23,6 @@ def profile_log_likelihood(
 
     Both variances of each feature are profiled out. The best noise variance for a given ratio is
     in closed form, and the best ratio is taken from a grid.
-
     """
     eigenvalues, vectors = np.linalg.eigh(gram)
     eigenvalues = np.maximum(eigenvalues, 0.0)

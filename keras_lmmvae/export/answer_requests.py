@@ -21,11 +21,6 @@ def main(folder: str, requests: str, answers: str) -> None:
 
     The answers are `{"answers": [...]}`, nested lists by the name of the output, or
     `{"error": message}`.
-
-    Args:
-        folder: Folder of the SavedModel.
-        requests: JSON file, a list of objects with "signature" and "inputs".
-        answers: JSON file to write.
     """
     for package in BLOCKED:
         sys.modules[package] = None  # type: ignore[assignment]  # Python then refuses to import it

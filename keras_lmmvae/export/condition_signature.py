@@ -49,9 +49,6 @@ class ConditionSignature:
 
         The columns of the other terms, and the numbers of the term itself, come along: for the
         row as they are, and for the support rows as "support_<column>" `(b, s)`.
-
-        Args:
-            columns: Specifications of all columns.
         """
         width = self._model.num_features
         specs = {

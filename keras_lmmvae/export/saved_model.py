@@ -181,14 +181,6 @@ def export_saved_model(
     """Writes the SavedModel of a fitted model; see `LMMVAE.export`.
 
     The folder is replaced if it exists. A failed export leaves it as it was.
-
-    Args:
-        model: A fitted model.
-        filepath: Folder to write.
-        keys_in_graph: Whether keys are constants of the graph instead of asset files.
-
-    Raises:
-        ValueError: If the name of a column cannot be the input of a SavedModel.
     """
     check_input_names(model)
     with written_whole(filepath) as fresh:

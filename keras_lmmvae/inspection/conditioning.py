@@ -75,17 +75,7 @@ def condition_on_support(
     cells: tf.Tensor,
     code: int,
 ) -> LevelPosterior:
-    """Posterior of a term's effects for `b` levels, given `s` rows of each.
-
-    Args:
-        model: A fitted model with the conjugate posterior.
-        term: The term.
-        rows: Encoded rows of all levels, `b * s`, one level after the other.
-        parts: Their contributions from the other terms; that of `term` is not read.
-        basis: Float tensor `(b, s, m)`.
-        cells: Float tensor `(b, s, p)`, 1 where a cell counts.
-        code: Code of the level that all rows are of; negative for levels never seen.
-    """
+    """Posterior of a term's effects for `b` levels, given `s` rows of each."""
     others = {label: part for label, part in parts.items() if label != term.label}
 
     def residual_of(effects: tf.Tensor) -> tf.Tensor:

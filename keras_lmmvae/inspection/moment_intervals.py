@@ -57,14 +57,7 @@ class FoldMoments:
 
     @classmethod
     def of_units(cls, kept: Sequence[Array], variance: Array, noise_ratio: float) -> FoldMoments:
-        """Sums over some units.
-
-        Args:
-            kept: Two float arrays `(units, p)`: share of a unit's least-squares effect that
-                the posterior mean of each half keeps.
-            variance: Float array `(p,)`, the effect variance that they were shrunken with.
-            noise_ratio: True noise variance over the one that they were shrunken with.
-        """
+        """Sums over some units."""
         first, second = kept
         w = first * second
         scale = variance * noise_ratio
@@ -80,12 +73,7 @@ class FoldMoments:
         return cls(*(np.sum(values, axis=0) for values in zip(*map(astuple, parts), strict=True)))
 
     def cumulants(self, c: Array, is_centred: bool = False) -> Array:
-        """First three cumulants of the moment where units have variance `c`, `(3, p)`.
-
-        Args:
-            c: Float array `(p,)`.
-            is_centred: Whether the units count from their mean; see `layers.fold_moments`.
-        """
+        """First three cumulants of the moment where units have variance `c`, `(3, p)`."""
         w1 = np.maximum(self.w1, 1e-300)
         second = 2.0 * c**2 * self.w2 + c * self.w2_sum + self.w2_product
         third = 8.0 * c**3 * self.w3 + 6.0 * c**2 * self.w3_sum + 6.0 * c * self.w3_product
@@ -102,12 +90,6 @@ def mixed(of_term: FoldMoments, of_coefficient: FoldMoments, share: float, c: Ar
     A coefficient's variance is a feature's `effect_variance`, which all coefficients tell of,
     times an entry of `Psi`, which all features do. With one feature only the coefficient's own
     moment is left, with many the entry is known.
-
-    Args:
-        of_term: Moments of all coefficients.
-        of_coefficient: Moments of the one.
-        share: Float in (0, 1], one over the number of features that tell of `Psi`.
-        c: Float array `(p,)`.
     """
     return (1.0 - share) * of_term.cumulants(c) + share * of_coefficient.cumulants(c)
 
@@ -122,11 +104,6 @@ def limits_of_variance(
     (Pearson's type III) to its first three cumulants. With many rows a level this is the
     chi-square interval; with few, where an estimate can be near 0 by chance, the lower limit
     can be 0 and the upper limit stays finite.
-
-    Args:
-        cumulants: Function of true variances `(p,)` that gives the estimate's cumulants `(3, p)`.
-        estimate: Float array `(p,)`.
-        level: Float in (0, 1), the probability that the interval is to hold the truth with.
 
     Returns:
         lower: Float array `(p,)`, at least 0 and at most the estimate.

@@ -52,7 +52,6 @@ def condition(
     As in training, a row is read less the effects that the *other* rows say. These follow from
     the leverages of the rows, as in any ridge regression:
     `(fit - leverage * r) / (1 - leverage)`.
-
     """
     dtype = basis.dtype
     noise = tf.cast(noise_variance, dtype)

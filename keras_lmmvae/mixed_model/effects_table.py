@@ -215,7 +215,6 @@ class EffectsTable(StateLayer):
             B[l] += inv(precision[l]) @ (sum phi e / noise_variance - share * inv(prior) B[l])
 
         where `share` is the part of the level's rows that the batch holds.
-
         """
         if self.num_levels == 1 and basis is not None:
             counts = design.count(codes, self.num_levels, weights, fold)

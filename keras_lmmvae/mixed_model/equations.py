@@ -164,7 +164,6 @@ class Equations:
 
         Preconditioned by the inverse blocks of the levels, so that one term alone is solved in
         one iteration; each costs O(rows * features * terms).
-
         """
         return self._solvers[by_fold](right_side, noise_variance, start, earlier)
 

@@ -168,7 +168,6 @@ def update_variances(
     """Sets every term's `effect_variance` (and `Psi`) to what the half-samples have in common.
 
     Solves the moment equations for every feature under `effect_variance >= floor`.
-
     """
     found = [
         half_sample_moment(part, tf.convert_to_tensor(part.folds.effects), noise_variance)

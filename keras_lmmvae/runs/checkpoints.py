@@ -59,11 +59,7 @@ class Checkpoints(keras.callbacks.Callback):
         return time.perf_counter() - self._start
 
     def initial_epoch(self, epochs: int) -> int:
-        """The epoch to go on with, counted from 0.
-
-        Args:
-            epochs: The most epochs. They are all done if early stopping has ended the training.
-        """
+        """The epoch to go on with, counted from 0."""
         return epochs if self._state.get("is_stopped") else self.epoch
 
     def on_train_begin(self, logs: Any = None) -> None:

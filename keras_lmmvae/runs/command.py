@@ -41,18 +41,6 @@ def fit(
 
     The folder appears when all of it is there. Until then the run is in `OUTPUT.partial`, with a
     checkpoint after every epoch.
-
-    Args:
-        config_file: The configuration.
-        data_file: The table.
-        output: Folder of the run.
-        overwrite: Whether to replace a run that is there.
-        resume: Whether to go on with a run that was interrupted. The run starts if there is none.
-        console: Where to print; standard output by default.
-
-    Raises:
-        ValueError: On a bad configuration or bad data, or if something would be lost.
-        KeyboardInterrupt: With a line that says how to go on.
     """
     from keras_lmmvae.runs.config import read_config
 
@@ -70,17 +58,7 @@ def fit(
 def evaluate(
     run: Path, data_file: Path, *, as_json: bool = False, console: Console | None = None
 ) -> None:
-    """Prints how well a fitted model describes the rows of a table.
-
-    Args:
-        run: Folder of a run, or a `.keras` file.
-        data_file: The table.
-        as_json: Whether to print JSON instead of tables.
-        console: Where to print; standard output by default.
-
-    Raises:
-        ValueError: If there is no model, or on bad data.
-    """
+    """Prints how well a fitted model describes the rows of a table."""
     check_table(data_file)
     find_model(run)
     start_tensorflow()
@@ -108,19 +86,7 @@ def transform(
     std: bool = False,
     console: Console | None = None,
 ) -> None:
-    """Writes the latents of the rows of a table; see `transform_rows`.
-
-    Args:
-        run: Folder of a run, or a `.keras` file.
-        data_file: The table.
-        output: ".csv" or ".parquet" file.
-        reconstruct: Whether to add reconstructions.
-        std: Whether to add standard deviations.
-        console: Where to print; standard output by default.
-
-    Raises:
-        ValueError: If there is no model, on bad data, or if the output is the table itself.
-    """
+    """Writes the latents of the rows of a table; see `transform_rows`."""
     check_suffix(output)
     if output.resolve() == data_file.resolve():
         raise ValueError("The output is the table itself. " + received(output=str(output)))
@@ -141,18 +107,7 @@ def transform(
 
 
 def export(run: Path, output: Path, *, warmup: bool = True, console: Console | None = None) -> None:
-    """Publishes the model of a run for TensorFlow Serving; see `publish`.
-
-    Args:
-        run: Folder of a run, or a `.keras` file.
-        output: Folder of the version, or of the model.
-        warmup: Whether to add warm-up requests.
-        console: Where to print; standard output by default.
-
-    Raises:
-        ValueError: If the run holds no fitted model, or the export fails its check.
-        ImportError: If warm-up requests are wanted and `tensorflow-serving-api` is missing.
-    """
+    """Publishes the model of a run for TensorFlow Serving; see `publish`."""
     find_model(run)
     if output.name.isdecimal() and output.exists():
         raise ValueError(
@@ -175,15 +130,7 @@ def export(run: Path, output: Path, *, warmup: bool = True, console: Console | N
 
 
 def inspect(path: Path, console: Console | None = None) -> None:
-    """Prints the card of a run, a `.keras` file or a published model.
-
-    Args:
-        path: Folder of a run or of a SavedModel, or a `.keras` file.
-        console: Where to print; standard output by default.
-
-    Raises:
-        ValueError: If there is no model.
-    """
+    """Prints the card of a run, a `.keras` file or a published model."""
     if not (path / _EXTRA_ASSETS).is_dir():  # A published model has its card there.
         find_model(path)
     start_tensorflow()

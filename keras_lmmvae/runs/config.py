@@ -157,21 +157,13 @@ class Config(_Settings):
         return self.model_copy(update={"features": list(features)})
 
     def terms(self) -> list[RandomEffect]:
-        """Fresh terms.
-
-        Raises:
-            ValueError: If the formula cannot be read, or a term's type or arguments are unknown.
-        """
+        """Fresh terms."""
         from keras_lmmvae.runs.terms import terms_from
 
         return terms_from(self.random_effects)
 
     def make_model(self) -> LMMVAE:
-        """A fresh model.
-
-        Raises:
-            ValueError: If an argument is out of its range.
-        """
+        """A fresh model."""
         from keras_lmmvae import LMMVAE
 
         arguments = {**self.model.model_dump(), "seed": self.seed}
@@ -195,14 +187,7 @@ class Config(_Settings):
 
 
 def read_config(path: Path) -> Config:
-    """Reads a configuration from a YAML file.
-
-    Args:
-        path: The file.
-
-    Raises:
-        ValueError: If there is no such file, or it is no configuration.
-    """
+    """Reads a configuration from a YAML file."""
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError, yaml.YAMLError) as error:
@@ -217,13 +202,6 @@ def parse_config(given: Any) -> Config:
     """Checks a configuration: its keys, and the type and range of every value.
 
     Terms and activation are checked when they are made, because only their classes know them.
-
-    Args:
-        given: What a YAML file holds.
-
-    Raises:
-        ValueError: On an unknown key or a value out of its range. It names the setting by its
-            path, such as `training.epochs`.
 
     Example:
         >>> parse_config({"model": {"latent_dim": 2}}).training.epochs

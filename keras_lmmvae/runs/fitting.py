@@ -22,19 +22,7 @@ __all__ = ["FitProgress", "early_stopping", "fit_job", "make_optimizer"]
 
 
 def fit_job(job: Job, checkpoints: Checkpoints, console: Console) -> LMMVAE:
-    """Fits the model of a job, from the last checkpoint if there is one.
-
-    Args:
-        job: The job.
-        checkpoints: The checkpoints. They know the early stopping.
-        console: Where to show progress.
-
-    Returns:
-        The fitted model.
-
-    Raises:
-        ValueError: On bad data.
-    """
+    """Fits the model of a job, from the last checkpoint if there is one."""
     training = job.config.training
     model = job.config.make_model()
     model.adapt(job.train, feature_names=job.features)
@@ -55,23 +43,14 @@ def fit_job(job: Job, checkpoints: Checkpoints, console: Console) -> LMMVAE:
 
 
 def make_optimizer(training: TrainingSettings, num_rows: int) -> keras.optimizers.Optimizer:
-    """Adam with the schedule of the settings.
-
-    Args:
-        training: The settings.
-        num_rows: Positive int, training rows.
-    """
+    """Adam with the schedule of the settings."""
     if training.schedule == "constant":
         return keras.optimizers.Adam(training.learning_rate)
     return cosine_adam(training.learning_rate, num_rows, training.batch_size, training.epochs)
 
 
 def early_stopping(training: TrainingSettings) -> keras.callbacks.EarlyStopping | None:
-    """The early stopping of the settings: it watches the rows held out, if there are any.
-
-    Args:
-        training: The settings.
-    """
+    """The early stopping of the settings: it watches the rows held out, if there are any."""
     if training.patience is None:
         return None
     monitor = "loss" if training.validation is None else "val_loss"

@@ -71,12 +71,7 @@ class RunFolder:
         return self.model.exists() or any(self.checkpoints.glob("epoch-*"))
 
     def check(self, *, overwrite: bool, resume: bool) -> None:
-        """Raises a ValueError if something is there that would be lost.
-
-        Args:
-            overwrite: Whether a run that is there may be replaced.
-            resume: Whether to go on with a run that was interrupted.
-        """
+        """Raises a ValueError if something is there that would be lost."""
         if overwrite and resume:
             raise ValueError(
                 "Either `--overwrite` starts anew or `--resume` goes on, not both. "
@@ -104,22 +99,14 @@ class RunFolder:
             )
 
     def start(self, files: dict[str, str]) -> None:
-        """Makes `partial` anew, with some files in it.
-
-        Args:
-            files: Name -> text.
-        """
+        """Makes `partial` anew, with some files in it."""
         self.discard()
         self.partial.mkdir(parents=True)
         for name, text in files.items():
             (self.partial / name).write_text(text, encoding="utf-8")
 
     def check_same(self, files: dict[str, str]) -> None:
-        """Raises a ValueError unless an interrupted or finished run was made of these files.
-
-        Args:
-            files: Name -> text.
-        """
+        """Raises a ValueError unless an interrupted or finished run was made of these files."""
         folder = self.partial if self.is_resumable else self.path
         for name, text in files.items():
             kept = folder / name
@@ -158,11 +145,7 @@ def _is_empty(path: Path) -> bool:
 
 @contextmanager
 def run_log(folder: Path) -> Iterator[None]:
-    """Appends what is logged to run.log, and the traceback of an error that ends the run.
-
-    Args:
-        folder: Folder of the run.
-    """
+    """Appends what is logged to run.log, and the traceback of an error that ends the run."""
     handler = logging.FileHandler(folder / _LOG_FILE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOG.addHandler(handler)
@@ -183,14 +166,7 @@ def run_log(folder: Path) -> Iterator[None]:
 
 
 def find_model(path: Path) -> Path:
-    """The file of a run's model; TensorFlow is not imported for this.
-
-    Args:
-        path: Folder of a run, or a `.keras` file.
-
-    Raises:
-        ValueError: If there is no model, or the file is none.
-    """
+    """The file of a run's model; TensorFlow is not imported for this."""
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.exists():
         raise ValueError(
@@ -203,14 +179,7 @@ def find_model(path: Path) -> Path:
 
 
 def load_run(path: Path) -> LMMVAE:
-    """Loads the model of a run, in Keras' safe mode.
-
-    Args:
-        path: Folder of a run, or a `.keras` file.
-
-    Raises:
-        ValueError: If there is no model, or the file is damaged or of another kind.
-    """
+    """Loads the model of a run, in Keras' safe mode."""
     file = find_model(path)
     import keras
 

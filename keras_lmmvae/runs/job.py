@@ -50,25 +50,13 @@ class Job:
         return {**rows, "features": len(self.features), "fingerprint": self.fingerprint}
 
     def files(self) -> dict[str, str]:
-        """The files that say what a run was made of: a run is resumed only with the same ones.
-
-        Returns:
-            Name -> text: the configuration with all defaults, and the source of the data.
-        """
+        """The files that say what a run was made of: a run is resumed only with the same ones."""
         resolved = yaml.safe_dump(self.config.mapping(), sort_keys=False, allow_unicode=True)
         return {RESOLVED: resolved, DATA: json.dumps(self.source(), indent=2) + "\n"}
 
 
 def make_job(config: Config, frame: pd.DataFrame) -> Job:
-    """Names the features and splits the rows.
-
-    Args:
-        config: The configuration.
-        frame: The table.
-
-    Raises:
-        ValueError: If a column is missing, or a feature not numeric, or the split is impossible.
-    """
+    """Names the features and splits the rows."""
     terms = config.terms()
     held_out = config.training.validation
     on = None if held_out is None else held_out.column
@@ -93,9 +81,6 @@ def make_job(config: Config, frame: pd.DataFrame) -> Job:
 
 def fingerprint(data: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of columns: the same names and values in the same order give it.
-
-    Args:
-        data: Dict of arrays.
 
     Example:
         >>> fingerprint({"a": np.arange(2)}) == fingerprint({"a": np.arange(2)[::-1]})

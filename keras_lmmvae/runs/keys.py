@@ -12,12 +12,6 @@ __all__ = ["check_mapping", "unknown_key"]
 def unknown_key(part: str, key: str, value: Any, valid: Sequence[str]) -> str:
     """The error of a key that nobody knows. It names the nearest valid one.
 
-    Args:
-        part: The part of the configuration, as it stands in the message.
-        key: The unknown key.
-        value: Its value.
-        valid: The keys that may stand there.
-
     Example:
         >>> unknown_key("`training`", "epoch", 3, ["epochs", "seed"])
         "Unknown key 'epoch' in `training`: did you mean 'epochs'? Expected keys out of ['epochs',
@@ -31,16 +25,7 @@ def unknown_key(part: str, key: str, value: Any, valid: Sequence[str]) -> str:
 
 
 def check_mapping(part: str, given: Any, valid: Iterable[str]) -> dict[str, Any]:
-    """Returns a part of a configuration as a dict, if it has no unknown key.
-
-    Args:
-        part: The part of the configuration, as it stands in the message.
-        given: What was read.
-        valid: The keys that may stand there.
-
-    Raises:
-        ValueError: If `given` is no mapping, or a key is unknown.
-    """
+    """Returns a part of a configuration as a dict, if it has no unknown key."""
     valid = list(valid)
     if not isinstance(given, Mapping):
         raise ValueError(

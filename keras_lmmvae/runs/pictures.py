@@ -30,18 +30,7 @@ def draw_pictures(
     shown: dict[str, np.ndarray],
     folder: Path,
 ) -> list[Path]:
-    """Writes plots/*.png; those of terms show the first feature.
-
-    Args:
-        model: A fitted model.
-        history: A row per epoch.
-        train: Dict of columns of the training rows.
-        shown: Those of the rows to judge the model on.
-        folder: Folder of the run.
-
-    Returns:
-        The files; none if Matplotlib is not installed.
-    """
+    """Writes plots/*.png; those of terms show the first feature."""
     if find_spec("matplotlib") is None:
         return []
     import matplotlib

@@ -18,13 +18,7 @@ VARIANCES, PARTITION = "variance_components.csv", "variance_partition.csv"
 
 
 def write_metrics(metrics: dict[str, Any], history: pd.DataFrame, folder: Path) -> None:
-    """Writes metrics.json and history.csv.
-
-    Args:
-        metrics: Plain values.
-        history: A row per epoch.
-        folder: Folder of the run.
-    """
+    """Writes metrics.json and history.csv."""
     text = json.dumps(metrics, indent=2, ensure_ascii=False)
     (folder / METRICS).write_text(text + "\n", encoding="utf-8")
     write_table(history, folder / HISTORY)
@@ -34,11 +28,6 @@ def write_variances(model: LMMVAE, data: dict[str, np.ndarray], folder: Path) ->
     """Writes variance_components.csv in squared units, and variance_partition.csv in shares.
 
     The amortized posterior learns no variances of effects. It has no shares.
-
-    Args:
-        model: A fitted model.
-        data: Dict of columns of the rows whose variance is divided.
-        folder: Folder of the run.
     """
     components = model.variance_components().rename_axis("component")
     write_table(components, folder / VARIANCES, index=True)
@@ -52,11 +41,6 @@ def write_effects(model: LMMVAE, folder: Path, suffix: str) -> None:
     """Writes the posterior means of a term's effects to random_effects/TERM: levels x features.
 
     Their standard deviations go to TERM_std. The amortized posterior has none.
-
-    Args:
-        model: A fitted model.
-        folder: Folder of the run.
-        suffix: ".csv" or ".parquet".
     """
     for term in model.random_effects:
         kinds = {"": False} if model.posterior == "amortized" else {"": False, "_std": True}

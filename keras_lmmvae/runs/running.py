@@ -35,20 +35,7 @@ def run(
     resume: bool,
     console: Console,
 ) -> None:
-    """Fits a model to a table and writes the folder of the run; see `command.fit`.
-
-    Args:
-        config: The configuration.
-        config_text: The text of its file.
-        data_file: The table.
-        folder: The folder. It has been checked.
-        resume: Whether to go on with a run that was interrupted.
-        console: Where to print.
-
-    Raises:
-        ValueError: On a bad model or bad data. Nothing is left of a run without an epoch.
-        KeyboardInterrupt: With a line that says how to go on.
-    """
+    """Fits a model to a table and writes the folder of the run; see `command.fit`."""
     config.make_model()  # Its checks come before any data are read.
     job = make_job(config, read_table(data_file))
     is_there = resume and (folder.is_resumable or folder.is_complete)

@@ -49,18 +49,7 @@ class Scores:
 
 
 def score(model: LMMVAE, data: dict[str, np.ndarray]) -> Scores:
-    """Measures a fitted model on rows.
-
-    Args:
-        model: A fitted model.
-        data: Dict of columns.
-
-    Returns:
-        A `Scores`.
-
-    Raises:
-        ValueError: On bad data.
-    """
+    """Measures a fitted model on rows."""
     conditional, population = model.reconstruct(data), model.reconstruct(data, False)
     x = np.asarray(data["x"], np.float64)
     table = pd.DataFrame(
@@ -97,14 +86,7 @@ def _known(model: LMMVAE, data: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def score_table(scores: Mapping[str, Scores]) -> Table:
-    """A table of errors, likelihood and known levels. Each set of rows is a column.
-
-    Args:
-        scores: Title of the column -> scores.
-
-    Returns:
-        A table of rich.
-    """
+    """A table of errors, likelihood and known levels. Each set of rows is a column."""
     table = Table(title="How well the rows are described")
     table.add_column("")
     for title in scores:
@@ -122,14 +104,7 @@ def score_table(scores: Mapping[str, Scores]) -> Table:
 
 
 def feature_table(scores: Scores) -> Table:
-    """A table of the errors of every feature, beside its variance.
-
-    Args:
-        scores: The scores.
-
-    Returns:
-        A table of rich.
-    """
+    """A table of the errors of every feature, beside its variance."""
     table = Table(title="Mean squared error by feature")
     table.add_column("feature")
     for title in ("with random effects", "population part", "variance"):

@@ -15,15 +15,7 @@ __all__ = ["find_table", "simulate", "simulated_rows", "true_rows", "true_varian
 
 
 def find_table(suite: str, table: str | None) -> SimulatedTable:
-    """Finds a simulated table of a suite.
-
-    Args:
-        suite: Name of the suite.
-        table: Name of the data set.
-
-    Raises:
-        ValueError: If there is no such suite or table.
-    """
+    """Finds a simulated table of a suite."""
     if suite not in SIMULATED_SUITES:
         raise ValueError(
             f"There is no simulated suite '{suite}', expected one of {list(SIMULATED_SUITES)}. "
@@ -38,11 +30,7 @@ def find_table(suite: str, table: str | None) -> SimulatedTable:
 
 
 def simulated_rows(simulation: Simulation) -> pd.DataFrame:
-    """The rows as a table: "x_0" ... and the columns of the effects.
-
-    Args:
-        simulation: The simulation.
-    """
+    """The rows as a table: "x_0" ... and the columns of the effects."""
     columns = {name: values for name, values in simulation.data.items() if name != "x"}
     return pd.concat([_numbered("x", simulation.data["x"]), pd.DataFrame(columns)], axis=1)
 
@@ -50,25 +38,14 @@ def simulated_rows(simulation: Simulation) -> pd.DataFrame:
 def true_rows(simulation: Simulation) -> pd.DataFrame:
     """The truth behind the rows: latents, signal and what each effect adds.
 
-        x = signal + sum of effects + noise,    signal = f(u) + mean
-
-    Args:
-        simulation: The simulation.
-
-    Returns:
-        A DataFrame of `n` rows, with "u_0" ..., "signal_0" ..., and "GROUP_0" ... for the effects
-        of every grouping column.
+    x = signal + sum of effects + noise,    signal = f(u) + mean
     """
     parts = {"u": simulation.latent, "signal": simulation.signal, **simulation.contribution}
     return pd.concat([_numbered(name, values) for name, values in parts.items()], axis=1)
 
 
 def true_variances(simulation: Simulation) -> pd.DataFrame:
-    """The variances, as `variance_components` has them: effects and noise x features.
-
-    Args:
-        simulation: The simulation.
-    """
+    """The variances, as `variance_components` has them: effects and noise x features."""
     rows = {}
     for name, variance in simulation.effect_variance.items():
         for power, values in enumerate(variance):
@@ -94,20 +71,7 @@ def simulate(
     seed: int = 0,
     console: Console | None = None,
 ) -> None:
-    """Writes a simulated table and, beside it, NAME_truth and NAME_variances.
-
-    Args:
-        suite: Name of the suite.
-        output: ".csv" or ".parquet" file.
-        table: Name of the data set in the suite.
-        num_rows: Optional number of rows instead of the suite's.
-        latent_dim: Latent variables `d` of the simulation.
-        seed: Seed.
-        console: Where to print; standard output by default.
-
-    Raises:
-        ValueError: On an unknown suite or table, or a number out of its range.
-    """
+    """Writes a simulated table and, beside it, NAME_truth and NAME_variances."""
     check_suffix(output)
     simulation = find_table(suite, table).simulate(latent_dim, seed, num_rows)
     truth = output.with_stem(f"{output.stem}_truth")

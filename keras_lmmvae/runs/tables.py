@@ -18,12 +18,7 @@ CSV, PARQUET = ".csv", ".parquet"
 
 
 def check_suffix(path: Path) -> str:
-    """The suffix of a table's file.
-
-    Raises:
-        ValueError: If it is neither ".csv" nor ".parquet".
-        ImportError: If it is ".parquet" and `pyarrow` is missing.
-    """
+    """The suffix of a table's file."""
     suffix = path.suffix.lower()
     if suffix not in (CSV, PARQUET):
         raise ValueError(
@@ -38,12 +33,7 @@ def check_suffix(path: Path) -> str:
 
 
 def check_table(path: Path) -> str:
-    """The suffix of a table's file that can be opened; pandas is not imported for this.
-
-    Raises:
-        ValueError: If there is no such file, or its suffix is another.
-        ImportError: If it is ".parquet" and `pyarrow` is missing.
-    """
+    """The suffix of a table's file that can be opened; pandas is not imported for this."""
     suffix = check_suffix(path)
     try:
         path.open("rb").close()
@@ -55,15 +45,7 @@ def check_table(path: Path) -> str:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Reads a table. Empty cells and "NA" are missing values.
-
-    Args:
-        path: A ".csv" or ".parquet" file.
-
-    Raises:
-        ValueError: If there is no such file, it is no table, has no rows, or has a column twice.
-        ImportError: If it is Parquet and `pyarrow` is missing.
-    """
+    """Reads a table. Empty cells and "NA" are missing values."""
     suffix = check_table(path)
     import pandas as pd
 
@@ -85,16 +67,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def write_table(frame: pd.DataFrame, path: Path, *, index: bool = False) -> None:
-    """Writes a table, whole or not at all.
-
-    Args:
-        frame: The table.
-        path: A ".csv" or ".parquet" file. Its folder is made.
-        index: Whether the index is written, as the first columns.
-
-    Raises:
-        ValueError: If two columns have one name, or the suffix is another.
-    """
+    """Writes a table, whole or not at all."""
     suffix = check_suffix(path)
     # Both formats get plain columns with text as names.
     frame = frame.reset_index() if index else frame

@@ -24,13 +24,6 @@ def _types() -> dict[str, type[RandomEffect]]:
 def terms_from(given: Any) -> list[RandomEffect]:
     """Terms of a formula, or of a list of mappings.
 
-    Args:
-        given: Formula such as "(1 | store) + gp(lon, lat)"; or a list of mappings with "type",
-            the name of a class, and its arguments; `None` for no terms.
-
-    Raises:
-        ValueError: If it is neither, or a term's type or arguments are unknown or unusable.
-
     Example:
         >>> (term,) = terms_from([{"type": "RandomIntercept", "column": "store"}])
         >>> (same,) = terms_from("(1 | store)")
@@ -69,11 +62,7 @@ def _term_of(mapping: Any) -> RandomEffect:
 
 
 def term_mapping(term: RandomEffect) -> dict[str, Any]:
-    """The mapping that stands for a term, with all its arguments; `terms_from` reads it.
-
-    Args:
-        term: The term.
-    """
+    """The mapping that stands for a term, with all its arguments; `terms_from` reads it."""
     valid = inspect.signature(type(term)).parameters
     config = {name: value for name, value in term.get_config().items() if name in valid}
     plain = {name: list(v) if isinstance(v, tuple) else v for name, v in config.items()}

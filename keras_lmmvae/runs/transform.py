@@ -17,22 +17,7 @@ __all__ = ["transform_rows"]
 def transform_rows(
     model: LMMVAE, frame: pd.DataFrame, *, reconstruct: bool = False, std: bool = False
 ) -> pd.DataFrame:
-    """Posterior means of the latents, a row for each row of a table.
-
-    Args:
-        model: A fitted model.
-        frame: The table, with the columns of the features and of the terms.
-        reconstruct: Whether to add the reconstruction of every feature.
-        std: Whether to add standard deviations: of the latents' posterior, and of a new
-            observation around the reconstruction.
-
-    Returns:
-        A DataFrame with the columns of the terms, "latent_0" ..., "latent_0_std" ..., and
-        "FEATURE_reconstruction", "FEATURE_std".
-
-    Raises:
-        ValueError: If a column is missing or unusable.
-    """
+    """Posterior means of the latents, a row for each row of a table."""
     data = from_dataframe(frame, model.feature_names, model.random_effects)
     keys = frame[_term_columns(model, frame)].reset_index(drop=True)
     latents = [f"latent_{k}" for k in range(model.latent_dim)]
