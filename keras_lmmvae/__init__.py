@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from keras_lmmvae._backend import when_keras_is_there
-from keras_lmmvae.version import __version__
+from keras_lmmvae.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from keras_lmmvae import (
@@ -40,7 +40,6 @@ __all__ = [
     "RandomIntercept",
     "RandomSlopes",
     "SpatialEffect",
-    "__version__",
     "baselines",
     "callbacks",
     "datasets",

@@ -55,6 +55,7 @@ def tiny_run(tmp_path_factory):
     return folder, failures, output.getvalue()
 
 
+@pytest.mark.slow
 class TestTinySuite:
     def test_every_method_on_every_structure(self, tiny_run):
         folder, failures, output = tiny_run

@@ -63,13 +63,28 @@ def eagerly() -> Iterator[None]:
     tf.config.run_functions_eagerly(False)
 
 
+# scikit-learn compares rows in another order to 1e-7. The networks compute in float32, whose rounding
+# depends on a row's place in the batch: `test_order_of_rows` compares them to float32's precision.
+IN_FLOAT32 = "check_methods_sample_order_invariance"
+
+
 # None is expected to fail: without random effects, whose keys an array of numbers has no place
 # for, all of scikit-learn's checks apply.
 @without_compiling
 @parametrize_with_checks([make_transformer()])
 def test_scikit_learn_checks(estimator: Any, check: Any):
     """Every check that scikit-learn has for transformers."""
+    if check.func.__name__ == IN_FLOAT32:
+        pytest.skip("compared to the precision of float32 by `test_order_of_rows`")
     check(estimator)
+
+
+def test_order_of_rows():
+    """Rows in another order get the same latents, within the rounding of float32."""
+    x = np.random.default_rng(0).normal(size=(60, 5))
+    transformer = make_transformer().fit(x)
+    latent, order = transformer.transform(x), np.random.default_rng(1).permutation(60)
+    np.testing.assert_allclose(transformer.transform(x[order]), latent[order], rtol=1e-5, atol=1e-6)
 
 
 def test_is_the_model(fitted: lmm.LMMVAETransformer):

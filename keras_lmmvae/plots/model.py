@@ -52,8 +52,10 @@ def plot_training(model: LMMVAE | Mapping[str, Sequence[float]], *, ax: Axes | N
         >>> ax.get_ylabel()
         'nats per row'
     """
-    history = model
-    if not isinstance(model, Mapping):
+    history: Mapping[str, Sequence[float]]
+    if isinstance(model, Mapping):
+        history = model
+    else:
         history = getattr(getattr(model, "history", None), "history", {})
     if "loss" not in history:
         raise ValueError(
