@@ -28,7 +28,7 @@ class _ModelCallback(keras.callbacks.Callback):
     """Callback of the fit of an `LMMVAE`."""
 
     @property
-    def lmmvae(self) -> LMMVAE:
+    def _lmmvae(self) -> LMMVAE:
         """The model that is trained."""
         if not isinstance(self.model, LMMVAE):
             raise ValueError(
@@ -107,21 +107,21 @@ class KLAnnealing(_ModelCallback):
         return float(self.start + (1.0 - self.start) * risen)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if self.lmmvae.kl_weight == 0:
+        if self._lmmvae.kl_weight == 0:
             raise ValueError(
                 "KL annealing needs a model with a positive `kl_weight`. "
-                + received(kl_weight=self.lmmvae.kl_weight)
+                + received(kl_weight=self._lmmvae.kl_weight)
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.lmmvae.kl_annealing.assign(self.share(epoch))
+        self._lmmvae.kl_annealing.assign(self.share(epoch))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if logs is not None:
-            logs["kl_weight"] = self.share(epoch) * self.lmmvae.kl_weight
+            logs["kl_weight"] = self.share(epoch) * self._lmmvae.kl_weight
 
     def on_train_end(self, logs: Any = None) -> None:
-        self.lmmvae.kl_annealing.assign(1.0)
+        self._lmmvae.kl_annealing.assign(1.0)
 
 
 class RefreshEffects(_ModelCallback):
@@ -172,10 +172,10 @@ class RefreshEffects(_ModelCallback):
         return self.at is not None and epoch in self.at
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if self.lmmvae.posterior == "amortized":
+        if self._lmmvae.posterior == "amortized":
             raise ValueError(
                 "The effects of an amortized posterior have no exact solution: use "
-                "posterior='conjugate'. " + received(posterior=self.lmmvae.posterior)
+                "posterior='conjugate'. " + received(posterior=self._lmmvae.posterior)
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -189,7 +189,7 @@ class RefreshEffects(_ModelCallback):
 
     def _refresh(self) -> None:
         if not self._is_current and self.is_due(self._epoch):
-            self.lmmvae.effects_fit.refresh(self._epoch)
+            self._lmmvae.effects_fit.refresh(self._epoch)
         self._is_current = True
 
 
@@ -269,7 +269,7 @@ class VarianceComponentsLogger(_ModelCallback):
 
     def _values(self) -> list[tuple[str, str, float]]:
         """Returns (component, feature, variance): the average over features, then each feature."""
-        table = self.lmmvae.variance_components()
+        table = self._lmmvae.variance_components()
         values = []
         for component, row in table.iterrows():
             values.append((str(component), _MEAN, float(row.mean())))

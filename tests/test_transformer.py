@@ -63,8 +63,8 @@ def eagerly() -> Iterator[None]:
     tf.config.run_functions_eagerly(False)
 
 
-# scikit-learn compares rows in another order to 1e-7. The networks compute in float32, whose rounding
-# depends on a row's place in the batch: `test_order_of_rows` compares them to float32's precision.
+# scikit-learn compares rows in another order to 1e-7. The networks compute in float32, whose
+# rounding depends on a row's place in the batch: see `test_order_of_rows`.
 IN_FLOAT32 = "check_methods_sample_order_invariance"
 
 

@@ -16,10 +16,10 @@ from keras_lmmvae.baselines.group_means import NOISE_FLOOR, GroupMeans
 from keras_lmmvae.simulation.blup import level_design
 from keras_lmmvae.validation import received
 
-__all__ = ["BLUPPCA", "FactorDensity", "PCABaseline"]
+__all__ = ["ComponentsBaseline", "BLUPPCA", "FactorDensity", "PCABaseline"]
 
 
-class _ComponentsBaseline(Baseline):
+class ComponentsBaseline(Baseline):
     """Baseline with a fitted `PCA` of the features less their fixed part, and a density of both."""
 
     pca_: PCA
@@ -64,7 +64,7 @@ class _ComponentsBaseline(Baseline):
         return self.density_.log_density(residual, self._fixed_variance(data))
 
 
-class PCABaseline(_ComponentsBaseline):
+class PCABaseline(ComponentsBaseline):
     """Principal components of the features, which ignore correlation between rows.
 
         x[i] = mean + u[i] @ components + e[i]
@@ -146,7 +146,7 @@ class PCABaseline(_ComponentsBaseline):
         return sparse.hstack([sparse.csr_array(x), *one_hot], format="csr")
 
 
-class BLUPPCA(_ComponentsBaseline):
+class BLUPPCA(ComponentsBaseline):
     """Linear mixed model of each feature, then principal components of its residuals.
 
         x[i] = mean + sum{ B_k[code_k[i]] : k=1...K } + residual[i]

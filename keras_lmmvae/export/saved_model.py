@@ -25,15 +25,12 @@ Answer = Callable[[Columns], Columns]
 class ServingModule(tf.Module):
     """The variables, lookup tables and functions of a fitted model; each row is independent.
 
-    The files of keys in `folder` become assets. Without a folder the keys are in the graph, for
-    runtimes other than TensorFlow: there is no `condition_<term>` of surfaces then, because
-    OpenVINO cannot read its loop.
+    The files of keys in `folder` become assets. Without a folder the keys are in the graph.
     """
 
     def __init__(self, model: FittedModel, folder: Path | None) -> None:
         super().__init__(name="lmmvae")
         self._model = Untracked(model)
-        self._has_loops = folder is not None
         self.state = [variable.value for variable in _served_variables(model)]
         self.tables: dict[str, Any] = {}
         for number, term in enumerate(model.random_effects):
@@ -73,7 +70,7 @@ class ServingModule(tf.Module):
         for term in model.random_effects:
             specs = self._column_specs([term])
             found[f"random_effects_{term.name}"] = (self._random_effects(term), specs)
-            if can_condition(model) and (term.has_levels or self._has_loops):
+            if can_condition(model):
                 condition = ConditionSignature(model, term, self._rows)
                 specs = condition.input_specs(self._column_specs(model.random_effects))
                 found[f"condition_{term.name}"] = (condition, specs)

@@ -315,6 +315,7 @@ def _mean_share(effects: LevelEffects, basis: tf.Tensor | None) -> tf.Tensor | f
     """
     if basis is None or effects.num_levels > 1:
         return 1.0
-    total = tf.reduce_sum(tf.linalg.trace(effects.table.gram.value))
+    # Not by `trace`, which OpenVINO does not have.
+    total = tf.reduce_sum(effects.table.gram * tf.eye(effects.basis_size))
     rows = tf.reduce_sum(effects.table.count.value)
     return tf.where(rows > 0.0, tf.math.divide_no_nan(total, rows), 1.0)
