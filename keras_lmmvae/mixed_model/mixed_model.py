@@ -315,7 +315,7 @@ def _mean_share(effects: LevelEffects, basis: tf.Tensor | None) -> tf.Tensor | f
     """
     if basis is None or effects.num_levels > 1:
         return 1.0
-    # Not by `trace`, which OpenVINO does not have.
-    total = tf.reduce_sum(effects.table.gram * tf.eye(effects.basis_size))
+    # A constant identity: OpenVINO has neither `trace` nor `eye`.
+    total = tf.reduce_sum(effects.table.gram * np.eye(effects.basis_size, dtype=np.float32))
     rows = tf.reduce_sum(effects.table.count.value)
     return tf.where(rows > 0.0, tf.math.divide_no_nan(total, rows), 1.0)
