@@ -636,6 +636,9 @@ class LMMVAE(keras.Model):
             kwargs.setdefault("validation_batch_size", batch_size)
             rows, batch_size = shuffled_batches(rows, batch_size or 32, self.seed), None
             rows = rows if steps_per_epoch is None else rows.repeat()
+        if self.compiled and not self.optimizer.built:
+            # A step that makes the optimizer's variables itself would be traced twice.
+            self.optimizer.build(self.trainable_variables)
         history = super().fit(
             rows,
             batch_size=batch_size,

@@ -13,7 +13,15 @@ from scipy.linalg import block_diag
 
 import keras_lmmvae as lmm
 
-__all__ = ["DenseTerm", "codes_of", "constant_decoder", "dense_blup", "known_model", "small_model"]
+__all__ = [
+    "DenseTerm",
+    "codes_of",
+    "constant_decoder",
+    "dense_blup",
+    "fit_briefly",
+    "known_model",
+    "small_model",
+]
 
 Data = dict[str, np.ndarray]
 
@@ -28,6 +36,16 @@ def small_model(terms: Sequence[Any] = (), **options: Any) -> lmm.LMMVAE:
     """A model that trains in a second."""
     options = {"hidden_units": (8,), "seed": 0, **options}
     return lmm.LMMVAE(options.pop("latent_dim", 1), terms, **options)
+
+
+def fit_briefly(model: lmm.LMMVAE, data: Data, batch_size: int, epochs: int = 1) -> None:
+    """Fits a model whose training is not what a test is about.
+
+    Its few steps are made eagerly: they take less time than their tracing.
+    """
+    model.adapt(data)
+    model.compile("adam", run_eagerly=True)
+    model.fit(data, epochs=epochs, batch_size=batch_size, verbose=0)
 
 
 def known_model(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from small_models import small_model
+from small_models import fit_briefly, small_model
 
 import keras_lmmvae as lmm
 from keras_lmmvae.validation import as_keys
@@ -65,9 +65,7 @@ def data() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def model(data) -> lmm.LMMVAE:
     model = small_model(make_terms())
-    model.adapt(data)
-    model.compile("adam")
-    model.fit(data, batch_size=40, verbose=0)
+    fit_briefly(model, data, 40)
     return model
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from runtimes.c_api import ask as ask_c_api
-from small_models import small_model
+from small_models import fit_briefly, small_model
 
 import keras_lmmvae as lmm
 from keras_lmmvae.validation import NULL_INTEGER
@@ -34,9 +34,7 @@ def served(tmp_path_factory) -> tuple[lmm.LMMVAE, Any]:
     model = small_model(
         [lmm.RandomIntercept("store"), lmm.SpatialEffect(("lon", "lat"), metric="haversine")]
     )
-    model.adapt(DATA)
-    model.compile("adam")
-    model.fit(DATA, epochs=1, batch_size=50, verbose=0)
+    fit_briefly(model, DATA, 50)
     folder = tmp_path_factory.mktemp("served") / "1"
     model.export(folder)
     return model, folder

@@ -1,5 +1,7 @@
 """The sparse Gaussian process autoencoder: exact regression, the paper's objective, recovery."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -44,7 +46,12 @@ def rows_of(n, seed, num_subjects=8):
 
 
 TRAIN, TEST = rows_of(130, seed=1), rows_of(40, seed=2)
-FITTED = clone(SMALL).fit(TRAIN)
+
+
+@functools.cache
+def one_fit():
+    """The baseline that the tests only read."""
+    return clone(SMALL).fit(TRAIN)
 
 
 def rbf(x1, x2):
@@ -216,7 +223,7 @@ class TestKernelOfTheNetwork:
         """Length scales, subject vectors and inducing points differ from their initial values."""
         begun = clone(SMALL).set_params(epochs=1, learning_rate=1e-9).fit(TRAIN).network_
         for name in ("log_length_scales", "subject_vectors", "inducing_points"):
-            move = getattr(FITTED.network_, name).numpy() - getattr(begun, name).numpy()
+            move = getattr(one_fit().network_, name).numpy() - getattr(begun, name).numpy()
             assert np.abs(move).max() > 1e-3
 
 
@@ -279,13 +286,14 @@ class TestBound:
 
     def test_prior_is_the_process_given_all_training_rows(self, monkeypatch):
         """It is a dense regression on the whitened values. Chunk size has no influence."""
-        network = FITTED.network_
-        x = FITTED._standardised(TRAIN)
+        network = one_fit().network_
+        x = one_fit()._standardised(TRAIN)
         value, log_var = (part.numpy().astype(float) for part in network.encoder(x))
         bases = [
-            network.basis(*_inputs(FITTED.auxiliary_.rows(data))).numpy() for data in (TRAIN, TEST)
+            network.basis(*_inputs(one_fit().auxiliary_.rows(data))).numpy()
+            for data in (TRAIN, TEST)
         ]
-        prior = FITTED._prior(TEST)
+        prior = one_fit()._prior(TEST)
         for channel in range(2):
             precision = np.eye(12) + (bases[0].T * np.exp(-log_var[:, channel])) @ bases[0]
             information = bases[0].T @ (np.exp(-log_var[:, channel]) * value[:, channel])
@@ -294,33 +302,33 @@ class TestBound:
             left = np.linalg.inv(precision) - np.eye(12)
             variance = 1.0 + (bases[1] @ left * bases[1]).sum(axis=1)
             np.testing.assert_allclose(prior.variance()[:, channel], variance, rtol=1e-3)
-        at_once = FITTED.reconstruct(TEST)
+        at_once = one_fit().reconstruct(TEST)
         monkeypatch.setattr(latent_variable, "ROWS_AT_ONCE", 17)
-        again = FITTED._given_all(x, FITTED.auxiliary_.rows(TRAIN))
-        np.testing.assert_allclose(again.mean, FITTED.posterior_.mean, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(FITTED._prior(TEST).loc, prior.loc, atol=1e-5)
-        np.testing.assert_allclose(FITTED.reconstruct(TEST), at_once, atol=1e-4)
+        again = one_fit()._given_all(x, one_fit().auxiliary_.rows(TRAIN))
+        np.testing.assert_allclose(again.mean, one_fit().posterior_.mean, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one_fit()._prior(TEST).loc, prior.loc, atol=1e-5)
+        np.testing.assert_allclose(one_fit().reconstruct(TEST), at_once, atol=1e-4)
 
     def test_posterior_is_the_prior_with_the_rows_own_observation(self):
         """The product of Gaussians equals an update by the row's pseudo-observation."""
-        value, log_var = FITTED.network_.encoder(FITTED._standardised(TEST))
+        value, log_var = one_fit().network_.encoder(one_fit()._standardised(TEST))
         own = np.exp(log_var.numpy())
-        prior, posterior = FITTED._prior(TEST), FITTED._posterior(TEST)
+        prior, posterior = one_fit()._prior(TEST), one_fit()._posterior(TEST)
         gain = prior.variance().numpy() / (prior.variance().numpy() + own)
         expected = prior.loc.numpy() + gain * (value.numpy() - prior.loc.numpy())
         np.testing.assert_allclose(posterior.loc, expected, rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(posterior.variance(), gain * own, rtol=1e-4)
-        np.testing.assert_allclose(FITTED.transform(TEST), posterior.loc, rtol=1e-6)
+        np.testing.assert_allclose(one_fit().transform(TEST), posterior.loc, rtol=1e-6)
 
     def test_rows_are_answered_one_by_one(self):
-        for answer in (FITTED.transform, FITTED.reconstruct, FITTED.log_likelihood):
+        for answer in (one_fit().transform, one_fit().reconstruct, one_fit().log_likelihood):
             one = take(TEST, np.array([7]))
             np.testing.assert_allclose(answer(one)[0], answer(TEST)[7], rtol=1e-4, atol=1e-5)
 
     def test_bounds_in_order(self):
         """The importance-weighted bound is higher on average."""
-        plain = FITTED.log_likelihood(TEST).mean()
-        weighted = FITTED.log_likelihood(TEST, num_samples=200).mean()
+        plain = one_fit().log_likelihood(TEST).mean()
+        weighted = one_fit().log_likelihood(TEST, num_samples=200).mean()
         assert plain - 0.01 < weighted < plain + 5.0
 
     def test_units(self):
@@ -331,8 +339,8 @@ class TestBound:
             for data in (TRAIN, TEST)
         )
         other = clone(SMALL).fit(train)
-        np.testing.assert_allclose(other.transform(test), FITTED.transform(TEST), atol=1e-3)
-        expected = FITTED.log_likelihood(TEST) - 5 * np.log(8.0)
+        np.testing.assert_allclose(other.transform(test), one_fit().transform(TEST), atol=1e-3)
+        expected = one_fit().log_likelihood(TEST) - 5 * np.log(8.0)
         np.testing.assert_allclose(other.log_likelihood(test), expected, atol=0.01)
 
 
@@ -393,10 +401,10 @@ class TestFit:
         """Both have the subject vector 0. A place far away has the prior Normal(0, 1)."""
         unseen = {**TEST, "subject": np.full(40, 99)}
         missing = {**TEST, "subject": np.full(40, np.nan)}
-        assert (FITTED.auxiliary_.rows(unseen).subjects == UNKNOWN_CODE).all()
-        np.testing.assert_array_equal(FITTED.transform(unseen), FITTED.transform(missing))
-        assert not np.allclose(FITTED._prior(unseen).loc, FITTED._prior(TEST).loc, atol=0.01)
-        far = FITTED._prior({**TEST, "lon": TEST["lon"] + 1000.0})
+        assert (one_fit().auxiliary_.rows(unseen).subjects == UNKNOWN_CODE).all()
+        np.testing.assert_array_equal(one_fit().transform(unseen), one_fit().transform(missing))
+        assert not np.allclose(one_fit()._prior(unseen).loc, one_fit()._prior(TEST).loc, atol=0.01)
+        far = one_fit()._prior({**TEST, "lon": TEST["lon"] + 1000.0})
         np.testing.assert_allclose(far.loc, 0.0, atol=1e-6)
         np.testing.assert_allclose(far.scale, 1.0, rtol=1e-6)
 
@@ -413,17 +421,17 @@ class TestFit:
 
     def test_same_seed_same_result(self):
         again = clone(SMALL).fit(TRAIN)
-        np.testing.assert_array_equal(again.reconstruct(TEST), FITTED.reconstruct(TEST))
+        np.testing.assert_array_equal(again.reconstruct(TEST), one_fit().reconstruct(TEST))
         other = clone(SMALL).set_params(seed=5).fit(TRAIN)
-        assert not np.allclose(other.reconstruct(TEST), FITTED.reconstruct(TEST))
+        assert not np.allclose(other.reconstruct(TEST), one_fit().reconstruct(TEST))
 
     def test_contract(self):
-        assert clone(FITTED).get_params() == SMALL.get_params()
+        assert clone(one_fit()).get_params() == SMALL.get_params()
         for answer in ("transform", "reconstruct", "log_likelihood"):
             with pytest.raises(NotFittedError):
                 getattr(clone(SMALL), answer)(TEST)
-        assert FITTED.reconstruct(TEST).shape == TEST["x"].shape
-        assert FITTED.transform(TEST).shape == (40, 2)
+        assert one_fit().reconstruct(TEST).shape == TEST["x"].shape
+        assert one_fit().transform(TEST).shape == (40, 2)
 
 
 NOTHING = {"coordinates": None, "subject": None, "time": None}
@@ -451,8 +459,8 @@ def test_bad_columns():
     lat = TEST["lat"].copy()
     lat[[3, 9]] = np.nan
     with pytest.raises(ValueError, match=r"'lat' must have no missing values.*row=3, missing=2"):
-        FITTED.transform({**TEST, "lat": lat})
+        one_fit().transform({**TEST, "lat": lat})
     with pytest.raises(ValueError, match=r"'subject' must be of the type that was fitted, int64"):
-        FITTED.transform({**TEST, "subject": TEST["subject"].astype(str)})
+        one_fit().transform({**TEST, "subject": TEST["subject"].astype(str)})
     with pytest.raises(ValueError, match=r"'subject' must have at least one key.*levels=0"):
         clone(SMALL).fit({**TRAIN, "subject": np.full(130, np.nan)})

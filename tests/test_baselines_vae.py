@@ -20,7 +20,7 @@ SIMULATION = simulate_categorical(
 SPLIT = split(SIMULATION.data, seed=1)
 TRAIN, TEST = (take(SIMULATION.data, rows) for rows in SPLIT)
 SMALL = {"hidden_units": (64, 32), "batch_size": 64, "seed": 3}
-FULL = {**SMALL, "epochs": 25}
+FULL = {**SMALL, "epochs": 12}
 BASELINES = [
     VAEBaseline(1, **FULL),
     VAEBaseline(1, groups=GROUPS, coding="one-hot", **FULL),
@@ -56,8 +56,9 @@ class TestEveryAutoencoder:
     def test_same_seed_same_answers(self, baseline):
         """`fit` returns the baseline. Two fits give the same latents and reconstructions."""
         first, same = (clone(baseline).set_params(epochs=1) for _ in range(2))
-        assert first.fit(TRAIN) is first
-        same.fit(TRAIN)
+        some = take(TRAIN, np.arange(600))
+        assert first.fit(some) is first
+        same.fit(some)
         np.testing.assert_array_equal(same.transform(TEST), first.transform(TEST))
         np.testing.assert_array_equal(same.reconstruct(TEST), first.reconstruct(TEST))
 
@@ -123,7 +124,7 @@ def test_seeds_matter(fitted):
     same_length = clone(BASELINES[0]).set_params(epochs=2).fit(TRAIN)
     assert np.abs(other.reconstruct(TEST) - same_length.reconstruct(TEST)).max() > 1e-3
     losses = fitted["vae"].history_["loss"]
-    assert len(losses) == 25
+    assert len(losses) == 12
     assert losses[-1] < losses[0] - 0.2
 
 
@@ -131,8 +132,9 @@ def test_plain_vae_is_lmmvae_without_terms(fitted):
     """Networks, initial weights, batches, draws and loss are the same, and so is the fit."""
     model = lmm.LMMVAE(1, (), hidden_units=(64, 32), seed=3)
     model.adapt(TRAIN)
-    model.compile(cosine_adam(2e-3, len(TRAIN["x"]), 64, 25))
-    model.fit(TRAIN, epochs=25, batch_size=64, verbose=0)
+    epochs = FULL["epochs"]
+    model.compile(cosine_adam(2e-3, len(TRAIN["x"]), 64, epochs))
+    model.fit(TRAIN, epochs=epochs, batch_size=64, verbose=0)
     expected = mse(TEST["x"], model.reconstruct(TEST))
     assert mse(TEST["x"], fitted["vae"].reconstruct(TEST)) == pytest.approx(expected, rel=0.01)
     noise = np.asarray(model.noise_variance) * np.asarray(model.feature_scale) ** 2
@@ -155,7 +157,8 @@ def test_vae_beats_pca_on_a_curve():
     rows = split(simulation.data, seed=2)
     train, test = (take(simulation.data, part) for part in rows)
     pca = mse(test["x"], PCABaseline(1).fit(train).reconstruct(test))
-    baseline = VAEBaseline(1, learning_rate=5e-3, **FULL).fit(train)
+    settings = {**FULL, "epochs": 25, "learning_rate": 5e-3}
+    baseline = VAEBaseline(1, **settings).fit(train)
     error = mse(test["x"], baseline.reconstruct(test))
     assert oracle_mse(simulation, *rows) < error < 0.8 * pca
     assert baseline.noise_variance_.mean() == pytest.approx(error, rel=0.2)

@@ -1,5 +1,7 @@
 """The variational recurrent autoencoder: sequences, masks, bounds and recovery."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -32,7 +34,12 @@ def curves(num_subjects, seed, noise=0.3):
 
 
 TRAIN, TEST = curves(60, seed=1), curves(9, seed=2)
-FITTED = clone(SMALL).fit(TRAIN)
+
+
+@functools.cache
+def one_fit():
+    """The baseline that the tests only read."""
+    return clone(SMALL).fit(TRAIN)
 
 
 def joined(first, second):
@@ -110,18 +117,18 @@ class TestNoLeaks:
     def test_padding_changes_nothing(self):
         """Another long sequence in the data does not change latents, reconstructions and bounds."""
         data = longer(TEST)
-        for answer in (FITTED.transform, FITTED.reconstruct, FITTED.log_likelihood):
+        for answer in (one_fit().transform, one_fit().reconstruct, one_fit().log_likelihood):
             np.testing.assert_allclose(answer(data)[40:], answer(TEST), rtol=1e-4, atol=1e-5)
 
     def test_fully_padded_steps_and_what_stands_there_change_nothing(self):
-        _, x, time, mask = alone(FITTED, TEST, 3)
+        _, x, time, mask = alone(one_fit(), TEST, 3)
         length = x.shape[1]
         padded = (
             tf.pad(x, [[0, 0], [0, 5], [0, 0]], constant_values=9.0),
             tf.pad(time, [[0, 0], [0, 5]], constant_values=-7.0),
             tf.pad(mask, [[0, 0], [0, 5]]),
         )
-        network = FITTED.network_
+        network = one_fit().network_
         for plain, more in zip(network.encode(x, time, mask), network.encode(*padded), strict=True):
             np.testing.assert_allclose(more, plain, rtol=1e-5, atol=1e-6)
         latent = tf.constant([[0.3, -1.0]])
@@ -133,24 +140,26 @@ class TestNoLeaks:
         data = {**TEST, "t": np.round(TEST["t"], 1)}
         assert len(np.unique(np.stack([data["t"], data["subject"]]), axis=1).T) < len(data["t"])
         order = np.random.default_rng(1).permutation(len(TEST["t"]))
-        for answer in (FITTED.transform, FITTED.reconstruct, FITTED.log_likelihood):
+        for answer in (one_fit().transform, one_fit().reconstruct, one_fit().log_likelihood):
             np.testing.assert_allclose(
                 answer(take(data, order)), answer(data)[order], rtol=1e-4, atol=1e-5
             )
 
     def test_a_sequence_has_one_code_and_the_decoder_sees_nothing_else(self):
-        latent = FITTED.transform(TEST)
+        latent = one_fit().transform(TEST)
         for key in np.unique(TEST["subject"]):
             assert len(np.unique(latent[TEST["subject"] == key], axis=0)) == 1
         other = {**TEST, "x": TEST["x"][::-1] * 3.0}
         codes = tf.constant(latent, tf.float32)
-        np.testing.assert_array_equal(FITTED._decode(codes, other), FITTED._decode(codes, TEST))
-        assert not np.allclose(FITTED.transform(other), latent, atol=0.01)
+        np.testing.assert_array_equal(
+            one_fit()._decode(codes, other), one_fit()._decode(codes, TEST)
+        )
+        assert not np.allclose(one_fit().transform(other), latent, atol=0.01)
 
     def test_time_reaches_the_decoder(self):
-        codes = tf.constant(FITTED.transform(TEST), tf.float32)
+        codes = tf.constant(one_fit().transform(TEST), tf.float32)
         later = {**TEST, "t": TEST["t"] + 1.0}
-        assert np.abs(FITTED._decode(codes, later) - FITTED._decode(codes, TEST)).max() > 0.01
+        assert np.abs(one_fit()._decode(codes, later) - one_fit()._decode(codes, TEST)).max() > 0.01
 
 
 class TestBound:
@@ -158,14 +167,14 @@ class TestBound:
         """Sigma points and KL of each sequence, divided by its number of rows."""
         expected = np.empty(len(TEST["t"]))
         for key in np.unique(TEST["subject"]):
-            rows, mean, sd, density = slow_densities(FITTED, TEST, key)
+            rows, mean, sd, density = slow_densities(one_fit(), TEST, key)
             total = (1.0 - 2.0 / 3.0) * density(mean)
             for axis in np.eye(2):
                 step = np.sqrt(3.0) * sd * axis
                 total += (density(mean + step) + density(mean - step)) / 6.0
             divergence = 0.5 * (mean**2 + sd**2 - 1.0 - 2.0 * np.log(sd)).sum()
             expected[rows] = (total - divergence) / len(rows)
-        np.testing.assert_allclose(FITTED.log_likelihood(TEST), expected, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(one_fit().log_likelihood(TEST), expected, rtol=1e-4, atol=1e-3)
 
     def test_importance_bound_by_hand(self):
         """The importance weights are those of whole sequences."""
@@ -173,24 +182,24 @@ class TestBound:
         noise = [tf.random.stateless_normal((len(keys), 2), (4, s)).numpy() for s in range(5)]
         expected = np.empty(len(TEST["t"]))
         for number, key in enumerate(keys):
-            rows, mean, sd, density = slow_densities(FITTED, TEST, key)
+            rows, mean, sd, density = slow_densities(one_fit(), TEST, key)
             draws = [mean + sd * one[number] for one in noise]
             weights = [
                 density(u) + (norm.logpdf(u) - norm(mean, sd).logpdf(u)).sum() for u in draws
             ]
             expected[rows] = (logsumexp(weights) - np.log(5)) / len(rows)
-        bound = FITTED.log_likelihood(TEST, num_samples=5)
+        bound = one_fit().log_likelihood(TEST, num_samples=5)
         np.testing.assert_allclose(bound, expected, rtol=1e-4, atol=1e-3)
 
     def test_training_bound_of_a_padded_batch_is_the_sum_over_its_sequences(self):
         """Masked steps have no loss and no error."""
-        packed = FITTED._packed(longer(TEST))
+        packed = one_fit()._packed(longer(TEST))
         sequences = packed.sequences
-        together, error = FITTED._negative_bound(
+        together, error = one_fit()._negative_bound(
             packed, tf.constant(sequences.rows(np.arange(len(sequences)))), SameDraws(0.5)
         )
         apart = [
-            FITTED._negative_bound(
+            one_fit()._negative_bound(
                 packed, tf.constant(sequences.rows(np.array([s]))), SameDraws(0.5)
             )[0]
             for s in range(len(sequences))
@@ -219,8 +228,8 @@ class TestBound:
         rescaled = {**TRAIN, "x": TRAIN["x"] * 8.0 - 1.0, "t": TRAIN["t"] * 4.0}
         test = {**TEST, "x": TEST["x"] * 8.0 - 1.0, "t": TEST["t"] * 4.0}
         other = clone(SMALL).fit(rescaled)
-        np.testing.assert_allclose(other.transform(test), FITTED.transform(TEST), atol=0.01)
-        expected = FITTED.log_likelihood(TEST) - 6 * np.log(8.0)
+        np.testing.assert_allclose(other.transform(test), one_fit().transform(TEST), atol=0.01)
+        expected = one_fit().log_likelihood(TEST) - 6 * np.log(8.0)
         np.testing.assert_allclose(other.log_likelihood(test), expected, atol=0.05)
 
 
@@ -253,9 +262,9 @@ class TestFit:
 
     def test_same_seed_same_result(self):
         again = clone(SMALL).fit(TRAIN)
-        np.testing.assert_array_equal(again.reconstruct(TEST), FITTED.reconstruct(TEST))
+        np.testing.assert_array_equal(again.reconstruct(TEST), one_fit().reconstruct(TEST))
         other = clone(SMALL).set_params(seed=5).fit(TRAIN)
-        assert not np.allclose(other.reconstruct(TEST), FITTED.reconstruct(TEST))
+        assert not np.allclose(other.reconstruct(TEST), one_fit().reconstruct(TEST))
 
     def test_long_sequences(self, monkeypatch):
         """A subject with 300 rows has more steps than a batch of inference."""
@@ -271,12 +280,12 @@ class TestFit:
         assert len(np.unique(fitted.transform(data), axis=0)) == 3
 
     def test_contract(self):
-        assert clone(FITTED).get_params() == SMALL.get_params()
+        assert clone(one_fit()).get_params() == SMALL.get_params()
         for answer in ("transform", "reconstruct", "log_likelihood"):
             with pytest.raises(NotFittedError):
                 getattr(clone(SMALL), answer)(TEST)
-        assert FITTED.reconstruct(TEST).shape == TEST["x"].shape
-        assert FITTED.transform(TEST).shape == (len(TEST["t"]), 2)
+        assert one_fit().reconstruct(TEST).shape == TEST["x"].shape
+        assert one_fit().transform(TEST).shape == (len(TEST["t"]), 2)
 
 
 @pytest.mark.parametrize(
@@ -302,8 +311,8 @@ def test_bad_columns():
     t = TEST["t"].copy()
     t[4] = np.nan
     with pytest.raises(ValueError, match=r"'t' must have no missing .*row=4, missing=1"):
-        FITTED.transform({**TEST, "t": t})
+        one_fit().transform({**TEST, "t": t})
     with pytest.raises(ValueError, match=r"number of rows\. Received: lengths=.*'subject': 3"):
-        FITTED.transform({**TEST, "subject": np.arange(3)})
+        one_fit().transform({**TEST, "subject": np.arange(3)})
     with pytest.raises(ValueError, match=r"`num_samples`, expected an integer of at least 0"):
-        FITTED.log_likelihood(TEST, num_samples=-1)
+        one_fit().log_likelihood(TEST, num_samples=-1)

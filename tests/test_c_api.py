@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from runtimes.c_api import ask, run
-from small_models import small_model
+from small_models import fit_briefly, small_model
 
 import keras_lmmvae as lmm
 from keras_lmmvae.export.requests import example_requests
@@ -47,9 +47,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[lmm.LMMVAE, Path]:
         lmm.RandomSlopes("name", time="t", name="slopes"),
     ]
     model, data = small_model(terms), make_data()
-    model.adapt(data)
-    model.compile("adam")
-    model.fit(data, epochs=1, batch_size=40, verbose=0)
+    fit_briefly(model, data, 40)
     folder = tmp_path_factory.mktemp("c_api") / "model" / "1"
     model.export(folder)
     return model, folder

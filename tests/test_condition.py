@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_models import DenseTerm, dense_blup, known_model, small_model
+from small_models import DenseTerm, dense_blup, fit_briefly, known_model, small_model
 
 import keras_lmmvae as lmm
 from keras_lmmvae.linalg import LevelPosterior
@@ -46,12 +46,16 @@ def known(terms: list[Any], **options: Any) -> lmm.LMMVAE:
     return model
 
 
-def trained(terms: list[Any]) -> lmm.LMMVAE:
-    model = small_model(terms)
-    model.adapt(OLD)
-    model.compile("adam")
-    model.fit(OLD, epochs=3, batch_size=40, verbose=0)
+def trained(terms: list[Any], **options: Any) -> lmm.LMMVAE:
+    model = small_model(terms, **options)
+    fit_briefly(model, OLD, 40, epochs=3)
     return model
+
+
+@pytest.fixture(scope="module")
+def amortized() -> lmm.LMMVAE:
+    """A fitted model without closed-form effects."""
+    return trained([lmm.RandomIntercept("store")], posterior="amortized")
 
 
 class TestExactPosterior:
@@ -221,13 +225,9 @@ class TestServed:
         for name, values in alone.items():
             np.testing.assert_allclose(values[0], together[name][1], rtol=1e-5, atol=1e-6)
 
-    def test_amortized_has_none(self, tmp_path):
+    def test_amortized_has_none(self, amortized, tmp_path):
         """Without a closed form there is no such signature."""
-        model = small_model([lmm.RandomIntercept("store")], posterior="amortized")
-        model.adapt(OLD)
-        model.compile("adam")
-        model.fit(OLD, epochs=1, batch_size=40, verbose=0)
-        model.export(tmp_path / "1")
+        amortized.export(tmp_path / "1")
         signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
         assert not [name for name in signatures if name.startswith("condition")]
 
@@ -373,23 +373,24 @@ class TestServedSlopesAndSurfaces:
 
 
 class TestWithNetworks:
-    def test_reads_rows_less_what_the_others_say(self):
+    @pytest.fixture(scope="class")
+    def model(self) -> lmm.LMMVAE:
+        return trained([lmm.RandomIntercept("store")])
+
+    def test_reads_rows_less_what_the_others_say(self, model):
         """A fixed point: the last residuals give the effects."""
-        model = trained([lmm.RandomIntercept("store")])
         found = model.condition(NEW, on="store")
         again = model.condition(NEW, on="store")
         np.testing.assert_array_equal(found.effects, again.effects)
         assert np.isfinite(found.reconstruction).all()
 
-    def test_more_rows_know_more(self):
-        model = trained([lmm.RandomIntercept("store")])
+    def test_more_rows_know_more(self, model):
         few = model.condition({name: values[:2] for name, values in NEW.items()}, on="store")
         many = model.condition(NEW, on="store")
         assert (many.standard_deviation < few.standard_deviation).all()
 
-    def test_the_model_stays(self):
+    def test_the_model_stays(self, model):
         """Nothing is remembered: neither the level nor its effects."""
-        model = trained([lmm.RandomIntercept("store")])
         before = model.random_effects_table("store")
         model.condition(NEW, on="store")
         after = model.random_effects_table("store")
@@ -414,10 +415,6 @@ class TestErrors:
         with pytest.raises(ValueError, match="There is no term 'shop'"):
             model.condition(NEW, on="shop")
 
-    def test_amortized(self):
-        model = small_model([lmm.RandomIntercept("store")], posterior="amortized")
-        model.adapt(OLD)
-        model.compile("adam")
-        model.fit(OLD, epochs=1, batch_size=40, verbose=0)
+    def test_amortized(self, amortized):
         with pytest.raises(ValueError, match=r"Only the conjugate.*posterior='amortized'"):
-            model.condition(NEW, on="store")
+            amortized.condition(NEW, on="store")

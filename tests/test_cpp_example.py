@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import small_model
+from small_models import fit_briefly, small_model
 
 import keras_lmmvae as lmm
 
@@ -39,9 +39,7 @@ def test_reconstruction_equals_predict(program, tmp_path):
     x = rng.normal(size=(9, 4))[store] + rng.normal(size=(150, 4))
     data = {"x": x, "store": names, "city": store % 3}
     model = small_model([lmm.RandomIntercept("store"), lmm.RandomIntercept("city")])
-    model.adapt(data)
-    model.compile("adam")
-    model.fit(data, epochs=1, batch_size=50, verbose=0)
+    fit_briefly(model, data, 50)
     model.export(tmp_path / "shop" / "1")
     process = subprocess.run(
         [program, tmp_path / "shop" / "1"], check=True, capture_output=True, text=True

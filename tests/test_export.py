@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from runtimes.c_api import ask
-from small_models import small_model
+from small_models import fit_briefly, small_model
 
 import keras_lmmvae as lmm
 from keras_lmmvae.export import publish, saved_model
@@ -98,9 +98,7 @@ def exported(request, tmp_path_factory) -> tuple[str, lmm.LMMVAE, Path]:
     """Kind, model and folder of its SavedModel."""
     make, _ = KINDS[request.param]
     model, data = small_model(make()), make_data()
-    model.adapt(data)
-    model.compile("adam")
-    model.fit(data, epochs=1, batch_size=40, verbose=0)
+    fit_briefly(model, data, 40)
     folder = tmp_path_factory.mktemp(request.param) / "model" / "1"
     model.export(folder)
     return request.param, model, folder
@@ -280,9 +278,7 @@ class TestFolder:
     @pytest.fixture(scope="class")
     def model(self):
         model, data = small_model([lmm.RandomIntercept("name")]), make_data()
-        model.adapt(data)
-        model.compile("adam")
-        model.fit(data, batch_size=40, verbose=0)
+        fit_briefly(model, data, 40)
         return model
 
     def test_failed_export_keeps_the_earlier_one(self, model, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from reference import gaussian_process_posterior, kernel_matrix
-from small_models import small_model
+from small_models import fit_briefly, small_model
 
 import keras_lmmvae as lmm
 from keras_lmmvae import kernels
@@ -192,9 +192,7 @@ def test_surface_with_a_composite_kernel_is_fitted_and_saved(tmp_path):
     data["x"] += data["east"][:, None]
     kernel = (RBF + MATERN) * Stationary("matern52")
     model = small_model([lmm.SpatialEffect(("east", "north"), kernel=kernel)])
-    model.adapt(data)
-    model.compile("adam")
-    model.fit(data, epochs=1, batch_size=40, verbose=0)
+    fit_briefly(model, data, 40)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     (term,) = again.random_effects

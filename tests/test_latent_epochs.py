@@ -96,6 +96,7 @@ def test_second_fit_keeps_effects(data):
     assert record.variances[0] > 0.01
 
 
+@pytest.mark.slow
 def test_the_start_decides_who_explains_the_groups():
     """Groups that differ along the curve only: the latent can keep them, and unseen ones gain."""
     data, unseen = curved_data(seed=0), curved_data(seed=1)
@@ -110,6 +111,7 @@ def test_the_start_decides_who_explains_the_groups():
     assert errors[1] < 0.7 * errors[0]
 
 
+@pytest.mark.slow
 def test_method_takes_what_validation_prefers():
     data = curved_data()
     method = LMMVAEMethod(

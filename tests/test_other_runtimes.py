@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from small_models import small_model
+from small_models import fit_briefly, small_model
 from test_export import KINDS, make_data, requests_of
 
 import keras_lmmvae as lmm
@@ -28,9 +28,7 @@ def models() -> dict[str, lmm.LMMVAE]:
     made, data = {}, make_data()
     for kind in SERVED:
         made[kind] = small_model(KINDS[kind][0]())
-        made[kind].adapt(data)
-        made[kind].compile("adam")
-        made[kind].fit(data, epochs=1, batch_size=40, verbose=0)
+        fit_briefly(made[kind], data, 40)
     return made
 
 

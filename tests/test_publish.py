@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from rich.console import Console
-from small_models import small_model
+from small_models import fit_briefly, small_model
 
 import keras_lmmvae as lmm
 from keras_lmmvae import cli
@@ -53,11 +53,11 @@ TERMS: dict[str, Any] = {
 }
 
 
-def fitted(kind: str, data: dict[str, np.ndarray] = DATA, **options: Any) -> lmm.LMMVAE:
+def fitted(
+    kind: str, data: dict[str, np.ndarray] = DATA, epochs: int = 1, **options: Any
+) -> lmm.LMMVAE:
     model = small_model(TERMS[kind](), **options)
-    model.adapt(data)
-    model.compile("adam")
-    model.fit(data, epochs=1, batch_size=50, verbose=0)
+    fit_briefly(model, data, 50, epochs=epochs)
     return model
 
 
@@ -78,15 +78,26 @@ def published(model: lmm.LMMVAE, tmp_path_factory: pytest.TempPathFactory) -> Pu
 
 
 class TestPublish:
-    @pytest.mark.parametrize("kind", TERMS)
-    @pytest.mark.parametrize("posterior", ["conjugate", "amortized"])
+    @pytest.mark.parametrize(
+        ("kind", "posterior"),
+        [("plain", "conjugate"), ("intercepts", "conjugate"), ("all", "amortized")],
+    )
     def test_every_signature_answers(self, kind, posterior, tmp_path):
         """One request a signature, none left out, and the numbers of the Python model."""
-        published = publish(fitted(kind, posterior=posterior), tmp_path / "shop" / "1")
+        self.check_answers(
+            publish(fitted(kind, posterior=posterior), tmp_path / "shop" / "1"),
+            can_condition=kind != "plain" and posterior == "conjugate",
+        )
+
+    def test_every_signature_of_all_terms_answers(self, published):
+        self.check_answers(published, can_condition=True)
+
+    @staticmethod
+    def check_answers(published: Published, can_condition: bool) -> None:
         requests = read_warmup_requests(published.folder)
         served = {request["signature"] for request in requests}
         assert {"serving_default", "encode", "decode", "anomaly_score"} <= served
-        assert ("condition_store" in served) == (kind != "plain" and posterior == "conjugate")
+        assert ("condition_store" in served) == can_condition
         assert published.requests == len(requests)
         assert published.largest_difference < 1e-4
 
@@ -301,9 +312,7 @@ class TestCard:
     def test_icc_of_one_factor(self):
         """Effect variance over effect and noise variance, mean over features."""
         model = small_model([lmm.RandomIntercept("store")])
-        model.adapt(DATA)
-        model.compile("adam")
-        model.fit(DATA, epochs=1, batch_size=50, verbose=0)
+        fit_briefly(model, DATA, 50)
         table = model.variance_components()
         expected = (table.loc["store"] / table.sum()).mean()
         assert model_card(model)["icc"]["store"] == pytest.approx(expected, rel=1e-5)
@@ -313,11 +322,15 @@ class TestCard:
         order = np.random.default_rng(1).permutation(150)
         shuffled = {name: values[order] for name, values in DATA.items()}
         fewer = {name: values[:-1] for name, values in DATA.items()}
-        whole = data_fingerprint(fitted("intercepts"))
-        assert data_fingerprint(fitted("intercepts", fewer)) != whole
+
+        def fingerprint(data: dict[str, np.ndarray] = DATA, seed: int = 0) -> str:
+            return data_fingerprint(fitted("intercepts", data, seed=seed, epochs=0))
+
+        whole = fingerprint()
+        assert fingerprint(fewer) != whole
         assert len(whole) == 64
-        assert data_fingerprint(fitted("intercepts", DATA, seed=3)) == whole
-        assert data_fingerprint(fitted("intercepts", shuffled)) == whole
+        assert fingerprint(seed=3) == whole
+        assert fingerprint(shuffled) == whole
 
     def test_markdown(self, model):
         text = render_card(model_card(model))

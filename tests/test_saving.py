@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from small_models import constant_decoder, small_model
+from small_models import constant_decoder, fit_briefly, small_model
 
 import keras_lmmvae as lmm
 
@@ -64,9 +64,7 @@ def make_data(n: int = 150) -> dict[str, np.ndarray]:
 
 def fitted(given: list, **options: Any) -> lmm.LMMVAE:
     model, data = small_model(given, **options), make_data()
-    model.adapt(data)
-    model.compile("adam")
-    model.fit(data, epochs=1, batch_size=50, verbose=0)
+    fit_briefly(model, data, 50)
     return model
 
 
@@ -111,9 +109,7 @@ class TestRoundTrip:
         """A model that knows nothing yet can be saved, and adapted afterwards."""
         with pytest.warns(UserWarning, match="not yet been built"):
             again = saved_and_loaded(small_model([lmm.RandomIntercept("name")]), tmp_path)
-        again.adapt(data)
-        again.compile("adam")
-        again.fit(data, batch_size=50, verbose=0)
+        fit_briefly(again, data, 50)
         assert np.isfinite(again.reconstruct(data)).all()
 
     def test_before_fit(self, data, tmp_path):
@@ -185,9 +181,7 @@ class TestConfig:
         """Adapting and fitting leave the configuration as it was."""
         model = small_model([lmm.SpatialEffect(("east", "north")), lmm.RandomIntercept("name")])
         before = json.dumps(model.get_config())
-        model.adapt(data)
-        model.compile("adam")
-        model.fit(data, batch_size=50, verbose=0)
+        fit_briefly(model, data, 50)
         assert json.dumps(model.get_config()) == before
 
     def test_terms_are_copied(self, data):

@@ -102,19 +102,25 @@ class TestSavedFiles:
         with pytest.raises(ValueError, match="cannot be saved. Received: name='LMMVAETransformer'"):
             keras.saving.deserialize_keras_object({**config, "module": "keras_lmmvae.transformer"})
 
-    @pytest.mark.parametrize("imports", ["keras, keras_lmmvae", "keras_lmmvae, keras"])
-    def test_files_are_loaded_after_the_import_alone(self, tmp_path, imports):
-        """In either order; a model, a layer and a function, which are then saved again."""
+    @pytest.fixture(scope="class")
+    def files(self, tmp_path_factory):
+        """A folder with a model, what it answers, and a layer with a function."""
+        folder = tmp_path_factory.mktemp("files")
         model = lmm.LMMVAE(1, [lmm.RandomIntercept("store")], hidden_units=(4,), seed=0)
         data = {"x": np.random.default_rng(0).normal(size=(40, 3)), "store": np.arange(40) % 8}
         model.adapt(data)
         model.compile()
         model.fit(data, epochs=1, batch_size=20, verbose=0)
-        model.save(tmp_path / "model.keras")
-        np.savez(tmp_path / "expected.npz", reconstruction=model.reconstruct(data), **data)
+        model.save(folder / "model.keras")
+        np.savez(folder / "expected.npz", reconstruction=model.reconstruct(data), **data)
         codes = keras.Input((), dtype="int32")
         slots = keras.layers.Lambda(lmm.layers.compact_codes, output_shape=())(codes)
-        keras.Model(codes, slots).save(tmp_path / "layers.keras")
+        keras.Model(codes, slots).save(folder / "layers.keras")
+        return folder
+
+    @pytest.mark.parametrize("imports", ["keras, keras_lmmvae", "keras_lmmvae, keras"])
+    def test_files_are_loaded_after_the_import_alone(self, files, imports):
+        """In either order; a model, a layer and a function, which are then saved again."""
         program = f"""
 import sys
 import {imports}
@@ -131,7 +137,7 @@ assert type(model) is keras_lmmvae.LMMVAE
 np.testing.assert_allclose(model.reconstruct(data), expected, rtol=1e-4, atol=1e-5)
 print("loaded")
 """
-        assert output_of(program, tmp_path) == "loaded"
+        assert output_of(program, files) == "loaded"
 
 
 class TestBackend:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from small_models import DenseTerm, codes_of, dense_blup, known_model, small_model
+from small_models import DenseTerm, codes_of, dense_blup, fit_briefly, known_model, small_model
 
 import keras_lmmvae as lmm
 
@@ -150,9 +150,7 @@ class TestFittedModel:
     @pytest.fixture
     def model(self) -> lmm.LMMVAE:
         model = small_model([lmm.RandomIntercept("store"), lmm.RandomIntercept("city")])
-        model.adapt(OLD)
-        model.compile("adam")
-        model.fit(OLD, epochs=2, batch_size=40, verbose=0)
+        fit_briefly(model, OLD, 40, epochs=2)
         return model
 
     def test_everything_works_afterwards(self, model, tmp_path):

@@ -134,7 +134,7 @@ class LatentVariableBaseline(Baseline):
         generator = tf.random.Generator.from_seed(int(rng.integers(2**31)))
         rank = batch_of(np.arange(1)).ndim
 
-        @tf.function(input_signature=[tf.TensorSpec((None,) * rank, tf.int64)])
+        @tf.function(input_signature=[tf.TensorSpec((None,) * rank, tf.int64)], autograph=False)
         def step(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with tf.GradientTape() as tape:
                 negative, count, error = bound(batch, generator)

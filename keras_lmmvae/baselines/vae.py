@@ -140,7 +140,10 @@ class VAEBaseline(LatentVariableBaseline):
         for name in ("groups", "epochs", "batch_size", "learning_rate"):
             del settings[name]
         self.model_ = ConditionalVAE(x.shape[1], list(self.vocabulary_.sizes.values()), **settings)
-        self.model_.compile(cosine_adam(self.learning_rate, len(x), self.batch_size, self.epochs))
+        optimizer = cosine_adam(self.learning_rate, len(x), self.batch_size, self.epochs)
+        # A step that makes the optimizer's variables itself would be traced twice.
+        optimizer.build(self.model_.trainable_variables)
+        self.model_.compile(optimizer)
         batches = shuffled_batches(self._rows(data), self.batch_size, self.seed)
         history = self.model_.fit(batches, epochs=self.epochs, shuffle=False, verbose=0)
         self.history_ = history.history

@@ -294,14 +294,14 @@ class RecurrentAutoencoder(keras.Layer):
         self.log_var_head = _dense(hidden_units[-1], latent_dim, seed + 201)
         self.features_head = _dense(hidden_units[0], num_features, seed + 202)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def encode(self, x: tf.Tensor, time: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns mean and log variance of q(u), each `(s, d)`, from features `(s, T, p)`."""
         hidden = _read(self.readers, tf.concat([x, time[..., None]], axis=-1), mask)
         log_var = keras.ops.clip(self.log_var_head(hidden), *_LOG_VAR_BOUNDS)
         return self.mean_head(hidden), log_var
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def decode(self, latent: tf.Tensor, time: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Returns the features of every step, `(s, T, p)`, from latents `(s, d)`."""
         repeated = tf.repeat(latent[:, None, :], tf.shape(time)[1], axis=1)

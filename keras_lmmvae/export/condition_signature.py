@@ -79,6 +79,7 @@ class ConditionSignature:
             return self._answer(inputs)
 
         # The matrices of a surface are large: one row of the request after the other.
+        @tf.autograph.experimental.do_not_convert
         def one(row: Columns) -> Columns:
             answer = self._answer({name: value[None] for name, value in row.items()})
             return {name: value[0] for name, value in answer.items()}

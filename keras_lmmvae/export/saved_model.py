@@ -56,7 +56,7 @@ class ServingModule(tf.Module):
         }
         functions |= self._term_functions()
         return {
-            name: tf.function(answer).get_concrete_function(specs)
+            name: tf.function(answer, autograph=False).get_concrete_function(specs)
             for name, (answer, specs) in functions.items()
         }
 

@@ -91,10 +91,11 @@ class ConjugateFit(EffectsFit):
             if not is_fitted:
                 self.likelihood.assign(np.ones(self.mixed_model.num_features))
             return
-        self.equations = self.mixed_model.equations(rows)
         if is_fitted:
+            self.equations = self.mixed_model.equations(rows)
             self._solve(by_fold=True)
         elif self.latent_epochs:
+            self.equations = self.mixed_model.equations(rows)
             self._hold_effects_back()
         else:
             # The linear mixed model without the latent part: x = mean + Z B + e.
@@ -172,12 +173,14 @@ class ConjugateFit(EffectsFit):
         """Fits variances and effects to `values = Z B + e`, from equal shares on."""
         total = self.rows.cell_mean(lambda rows: tf.square(values_of(rows)))
         share = total / (len(self.mixed_model.terms) + 1.0)
+        has_bases = any(term.has_learned_basis for term in self.mixed_model.terms)
         self.likelihood.assign(share.numpy())
         for effects in self.mixed_model.effects:
             effects.prior.assign(share.numpy())
         for number in range(_INITIAL_ROUNDS):
-            if number in (0, 2):
+            if number == 0 or (number == 2 and has_bases):
                 self._fit_bases(values_of)
+                self.equations = self.mixed_model.equations(self.rows)
             self._solve_for(values_of)
             self.mixed_model.calibrate(self.equations, self.noise_variance, number, by_fold=True)
             self._noise_from_all_rows(values_of)
@@ -207,7 +210,6 @@ class ConjugateFit(EffectsFit):
                     break
             term.fit_basis(tf.concat(inputs, 0).numpy(), tf.concat(residual, 0).numpy())
             effects.folds.effects.assign(tf.zeros_like(effects.folds.effects))
-            self.equations = self.mixed_model.equations(self.rows)
 
     def _noise_from_all_rows(self, values_of: Values) -> None:
         def squares(batch: Rows) -> tf.Tensor:

@@ -109,6 +109,9 @@ class Equations:
         tables = sum(design.NUM_FOLDS * part.num_levels * part.basis_size for part in effects)
         self.chunk_size = max(_CHUNK, tables)
         self.chunks = [DesignRows.of(group, terms) for group in rows.groups(self.chunk_size)]
+        weights = [rows.cell_weights for rows in self.chunks if rows.cell_weights is not None]
+        is_one_factor = len(self.effects) == 1 and self.effects[0].basis_size == 1
+        self._is_diagonal = is_one_factor and all(cells.shape[1] == 1 for cells in weights)
         self._solvers = {by_fold: self._solver(by_fold) for by_fold in (True, False)}
 
     def set_designs(self, earlier: EarlierRows | None = None) -> None:
@@ -162,9 +165,15 @@ class Equations:
     ) -> Solution:
         """The solution for given right sides, which is not assigned.
 
-        Preconditioned by the inverse blocks of the levels, so that one term alone is solved in
-        one iteration; each costs O(rows * features * terms).
+        Preconditioned by the inverse blocks of the levels, which are the whole inverse where one
+        factor stands alone and no cell is missing; each iteration costs
+        O(rows * features * terms).
         """
+        if self._is_diagonal:
+            label, part = self.terms[0].label, self.effects[0]
+            table = _table(part, by_fold)
+            effects = table.solve(right_side[label], part.prior, noise_variance)
+            return Solution({label: effects}, tf.constant(0), tf.constant(0.0))
         return self._solvers[by_fold](right_side, noise_variance, start, earlier)
 
     def fitted(self, effects: Tables, rows: DesignRows, by_fold: bool) -> tf.Tensor:

@@ -196,11 +196,13 @@ def solve_moments(
     variance = variance.astype(np.float64)
     lowest = np.maximum(variance / _LARGEST_DECLINE, EFFECT_VARIANCE_FLOOR)
     reachable = np.maximum(_LARGEST_GROWTH * variance, _SMALLEST_STEP)
+    shares = np.array([part.mean_prior_share() for part in effects])
+    highest = np.minimum(reachable, _LARGEST_PRIOR_SHARE / shares[:, None])
     for _ in range(_SWEEPS):
-        for number, part in enumerate(effects):
-            highest = _LARGEST_PRIOR_SHARE / part.mean_prior_share()
+        before = variance.copy()
+        for number in range(len(effects)):
             estimate = (alone[number] - (leak[number] * variance).sum(axis=0)) / retained[number]
-            variance[number] = np.clip(
-                estimate, lowest[number], np.minimum(reachable[number], highest)
-            )
+            variance[number] = np.clip(estimate, lowest[number], highest[number])
+        if np.array_equal(variance, before):
+            break
     return variance
