@@ -1,9 +1,9 @@
 """`fit`, `evaluate`, `transform`: what a run writes, and what is left of one that was stopped."""
 
+import inspect
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -490,59 +490,77 @@ class TestBestWeights:
         self.assert_equal(end.weights, stop.weights)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize(
-    "place",
-    ["mkdir", "save_weights", "history", "state", "rename", "renamed", "removal", "removed"],
-)
-def test_a_process_may_be_killed_at_any_moment(tmp_path, place):
-    """A checkpoint is there, and epoch, weights and history in it belong together."""
+class SmallModel:
+    """What `Checkpoints` needs of a model: its weights are the number of the epoch."""
 
-    class Model:
-        stop_training = False
+    stop_training = False
 
-        def save_weights(self, path):
-            Path(path).write_text(str(checkpoints.epoch + 1))
+    def __init__(self, epoch):
+        self.epoch = epoch
 
-    def killing(act, *, before):
-        def killed(*arguments, **options):
-            if before:
-                os._exit(9)
-            act(*arguments, **options)
+    def save_weights(self, path):
+        Path(path).write_text(str(self.epoch))
+
+
+# A process without this one's threads: a copy of a process keeps locks that they held.
+KILLED = f"""
+import os, shutil, sys
+from pathlib import Path
+import pandas as pd
+from keras_lmmvae.runs.checkpoints import Checkpoints
+
+{inspect.getsource(SmallModel)}
+def killing(act, *, before):
+    def killed(*arguments, **options):
+        if before:
             os._exit(9)
+        act(*arguments, **options)
+        os._exit(9)
+    return killed
 
-        return killed
-
-    targets = {
-        "mkdir": (Path, "mkdir", True),
-        "save_weights": (Model, "save_weights", False),
-        "history": (pd.DataFrame, "to_csv", False),
-        "state": (Path, "write_text", False),
-        "rename": (os, "replace", True),
-        "renamed": (os, "replace", False),
-        "removal": (shutil, "rmtree", True),
-        "removed": (shutil, "rmtree", False),
-    }
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.set_model(Model())
-    checkpoints.on_epoch_end(0, {"loss": 1.0})
+TARGETS = {{
+    "mkdir": (Path, "mkdir", True),
+    "save_weights": (SmallModel, "save_weights", False),
+    "history": (pd.DataFrame, "to_csv", False),
+    "state": (Path, "write_text", False),
+    "rename": (os, "replace", True),
+    "renamed": (os, "replace", False),
+    "removal": (shutil, "rmtree", True),
+    "removed": (shutil, "rmtree", False),
+}}
+for place, (owner, name, before) in TARGETS.items():
+    checkpoints = Checkpoints(Path(sys.argv[1], place))
+    checkpoints.set_model(SmallModel(1))
+    checkpoints.on_epoch_end(0, {{"loss": 1.0}})
     child = os.fork()
     if child == 0:
-        owner, name, before = targets[place]
+        checkpoints.set_model(SmallModel(2))
         setattr(owner, name, killing(getattr(owner, name), before=before))
-        checkpoints.on_epoch_end(1, {"loss": 0.5})
-        os._exit(1)  # The test looked for a function that is not called.
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    found = Checkpoints(tmp_path)
-    is_whole = place in ("renamed", "removal", "removed")
-    assert found.epoch == (2 if is_whole else 1)
-    assert found.history["loss"].tolist() == [1.0, 0.5][: found.epoch]
-    (weights,) = tmp_path.glob(f"epoch-{found.epoch:06d}/state.weights.h5")
-    assert weights.read_text() == str(found.epoch)
-    found.set_model(Model())
-    checkpoints.epoch = found.epoch
-    found.on_epoch_end(found.epoch, {"loss": 0.2})
-    assert Checkpoints(tmp_path).epoch == found.epoch
+        checkpoints.on_epoch_end(1, {{"loss": 0.5}})
+        os._exit(1)  # The program looked for a function that is not called.
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9, place
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_may_be_killed_at_any_moment(tmp_path):
+    """A checkpoint is there, and epoch, weights and history in it belong together."""
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    folders = {folder.name: folder for folder in tmp_path.iterdir()}
+    assert len(folders) == 8
+    for place, folder in folders.items():
+        found = Checkpoints(folder)
+        is_whole = place in ("renamed", "removal", "removed")
+        assert found.epoch == (2 if is_whole else 1), place
+        assert found.history["loss"].tolist() == [1.0, 0.5][: found.epoch]
+        (weights,) = folder.glob(f"epoch-{found.epoch:06d}/state.weights.h5")
+        assert weights.read_text() == str(found.epoch)
+        found.set_model(SmallModel(found.epoch + 1))
+        found.on_epoch_end(found.epoch, {"loss": 0.2})
+        assert Checkpoints(folder).epoch == found.epoch
 
 
 class TestEvaluate:
