@@ -35,6 +35,8 @@ def pytest_collection_finish() -> None:
     """Spares what is imported by now, most of TensorFlow, from every garbage collection."""
     gc.collect()
     gc.freeze()
+    # Graphs are many small objects, and a collection of all of them takes a second.
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

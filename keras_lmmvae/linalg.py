@@ -124,30 +124,47 @@ def rotate_gram(gram: tf.Tensor, psi: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def posterior_variance(
-    eigenvalues: tf.Tensor, noise_variance: tf.Tensor, effect_variance: tf.Tensor
+    eigenvalues: tf.Tensor,
+    noise_variance: tf.Tensor,
+    effect_variance: tf.Tensor,
+    cell_share: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Posterior variances of the rotated effects, `(..., m, p)`.
 
-        variance = 1 / (eigenvalues / noise_variance + 1 / effect_variance)
+        variance = 1 / (cell_share * eigenvalues / noise_variance + 1 / effect_variance)
 
     Args:
         eigenvalues: Float tensor `(..., m)` from `rotate_gram`.
         noise_variance: Float tensor `(p,)`, a variance.
         effect_variance: Float tensor `(p,)`, a variance.
+        cell_share: Optional float tensor `(..., p)`, the share of the Gram matrix that a
+            feature's observed cells have. Defaults to 1.
     """
-    signal = eigenvalues[..., None] * effect_variance
+    signal = _signal(eigenvalues, effect_variance, cell_share)
     return noise_variance * effect_variance / (signal + noise_variance)
 
 
 def shrinkage(
-    eigenvalues: tf.Tensor, noise_variance: tf.Tensor, effect_variance: tf.Tensor
+    eigenvalues: tf.Tensor,
+    noise_variance: tf.Tensor,
+    effect_variance: tf.Tensor,
+    cell_share: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Share of the rotated least-squares effect that the posterior mean keeps, `(..., m, p)`.
 
-    shrinkage = eigenvalues * effect_variance / (eigenvalues * effect_variance + noise_variance)
+    signal = cell_share * eigenvalues * effect_variance
+    shrinkage = signal / (signal + noise_variance)
     """
-    signal = eigenvalues[..., None] * effect_variance
+    signal = _signal(eigenvalues, effect_variance, cell_share)
     return signal / (signal + noise_variance)
+
+
+def _signal(
+    eigenvalues: tf.Tensor, effect_variance: tf.Tensor, cell_share: tf.Tensor | None
+) -> tf.Tensor:
+    """`cell_share * eigenvalues * effect_variance`, `(..., m, p)`."""
+    signal = eigenvalues[..., None] * effect_variance
+    return signal if cell_share is None else signal * cell_share[..., None, :]
 
 
 def apply_inverse(rotation: tf.Tensor, variance: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

@@ -221,11 +221,12 @@ class LMMVAE(keras.Model):
                 "The model is adapted already; to add levels use `update_random_effects`, to start "
                 "anew make another model. " + received(num_features=self.num_features)
             )
-        scaler = StandardScaler()
+        scaler, has_missing_cells = StandardScaler(), False
         for term in self.random_effects:
             term.reset_state()
         for batch in self._columns.batches(data):
             _check_rows_observed(batch[FEATURES])
+            has_missing_cells |= bool(np.isnan(batch[FEATURES]).any())
             with np.errstate(invalid="ignore"):  # a column without any cell is told below
                 scaler.partial_fit(batch[FEATURES].astype(np.float64))
             for term in self.random_effects:
@@ -235,7 +236,7 @@ class LMMVAE(keras.Model):
         names = check_feature_names(names, len(mean))
         for term in self.random_effects:
             term.finalize_state()
-        self._make_state(len(mean), names)
+        self._make_state(len(mean), names, has_missing_cells)
         if self.normalize:
             self.feature_mean.assign(mean)
             self.feature_scale.assign(scale)
@@ -244,7 +245,9 @@ class LMMVAE(keras.Model):
             fixed = np.full(self.num_features, self.noise_variance_setting)
             self.likelihood.fix(fixed / scale**2)
 
-    def _make_state(self, num_features: int, feature_names: tuple[str, ...] | None) -> None:
+    def _make_state(
+        self, num_features: int, feature_names: tuple[str, ...] | None, has_missing_cells: bool
+    ) -> None:
         """Makes all networks and weights; the terms know their sizes."""
         is_amortized = self.posterior == "amortized"
         self.num_features = num_features
@@ -277,7 +280,9 @@ class LMMVAE(keras.Model):
             num_features, is_learned=self.noise_variance_setting is None, name="likelihood"
         )
         self.likelihood.build()
-        self.mixed_model = MixedModel(self.random_effects, is_amortized, name="mixed_model")
+        self.mixed_model = MixedModel(
+            self.random_effects, is_amortized, has_missing_cells, name="mixed_model"
+        )
         self.mixed_model.build((None, num_features))
         self.feature_mean = self._state("feature_mean", (num_features,))
         self.feature_scale = self._state("feature_scale", (num_features,), "ones")
@@ -627,7 +632,10 @@ class LMMVAE(keras.Model):
         else:
             validation = self._encoded_validation(validation_data)
         seen = rows if steps_per_epoch is None else _limited(rows, steps_per_epoch)
+        had_missing_cells = self.mixed_model.has_missing_cells
         self.effects_fit.begin(Pass(seen), self.is_fitted)
+        if self.mixed_model.has_missing_cells != had_missing_cells:
+            self._forget_functions()
         self.fitted.assign(1.0)
         # A fit that was interrupted may have left it anywhere.
         self.kl_annealing.assign(1.0)
@@ -653,6 +661,10 @@ class LMMVAE(keras.Model):
         self.effects_fit.end()
         warn_of_findings(self, stacklevel=2)
         return history
+
+    def _forget_functions(self) -> None:
+        """Has the steps traced anew: traced ones hold tables that are no longer there."""
+        self.train_function = self.test_function = self.predict_function = None
 
     def _check_replicas(self) -> None:
         replicas = self.distribute_strategy.num_replicas_in_sync if self.distribute_strategy else 1
@@ -1004,12 +1016,13 @@ class LMMVAE(keras.Model):
         if not self.random_effects:
             raise ValueError("The model has no random effects to update. " + received(terms=0))
         batches = self._columns.batches(data, self.num_features)
-        if any([self.mixed_model.add_levels(batch) for batch in batches]):
-            # Compiled functions hold the old tables.
-            self.train_function = self.test_function = self.predict_function = None
+        had_missing_cells = self.mixed_model.has_missing_cells
+        has_grown = any([self.mixed_model.add_levels(batch) for batch in batches])
         noise = self.effects_noise_variance()
         earlier = self.mixed_model.earlier_rows(noise) if keep_history else None
         fit.update(Pass(with_folds(self.encode_data(data))), earlier)
+        if has_grown or self.mixed_model.has_missing_cells != had_missing_cells:
+            self._forget_functions()
 
     # Files ----------------------------------------------------------------------------------------
 
@@ -1073,6 +1086,7 @@ class LMMVAE(keras.Model):
         return {
             "num_features": self.num_features,
             "feature_names": list(self._feature_names) if self._feature_names else None,
+            "has_missing_cells": self.num_features > 0 and self.mixed_model.has_missing_cells,
             "terms": [term.adapted_state() for term in self.random_effects],
         }
 
@@ -1083,7 +1097,8 @@ class LMMVAE(keras.Model):
         for term, state in zip(self.random_effects, config["terms"], strict=True):
             term.restore_adapted_state(state)
         size = config["num_features"]
-        self._make_state(size, check_feature_names(config["feature_names"], size))
+        names = check_feature_names(config["feature_names"], size)
+        self._make_state(size, names, config["has_missing_cells"])
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object

@@ -244,6 +244,7 @@ class SameDraws:
 
 
 class TestFit:
+    @pytest.mark.slow
     def test_recovers_one_number_a_subject(self):
         """For new subjects the error is small, and the bound is above a Gaussian's log density."""
         train, test = curves(300, seed=5), curves(60, seed=6)
@@ -266,6 +267,7 @@ class TestFit:
         other = clone(SMALL).set_params(seed=5).fit(TRAIN)
         assert not np.allclose(other.reconstruct(TEST), one_fit().reconstruct(TEST))
 
+    @pytest.mark.slow
     def test_long_sequences(self, monkeypatch):
         """A subject with 300 rows has more steps than a batch of inference."""
         monkeypatch.setattr(vrae_module, "_STEPS_AT_ONCE", 200)

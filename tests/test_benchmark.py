@@ -147,6 +147,7 @@ class TestRunner:
         assert fresh.count(True) == len(self.CELLS()) - 2
         assert len(Results(tmp_path / "tiny.csv").frame) == len(self.CELLS())
 
+    @pytest.mark.slow
     def test_interrupted_processes_leave_the_rest(self, tmp_path):
         """With processes, too: what was done is saved, what was waiting is dropped."""
 

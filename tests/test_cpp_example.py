@@ -16,9 +16,12 @@ import keras_lmmvae as lmm
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "cpp"
 
-pytestmark = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler"
-)
+pytestmark = [
+    pytest.mark.slow,  # The compiler takes long; `test_c_api` asks the same library.
+    pytest.mark.skipif(
+        shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -343,7 +343,7 @@ class TestPooling:
         gram, count = tf.identity(folds.gram), tf.identity(folds.count)
         earlier = 3.0 * np.eye(case.effects.basis_size, dtype=np.float32)
         earlier = np.broadcast_to(earlier, table.gram.shape)
-        case.effects.set_design(gram, count, earlier)
+        case.effects.set_design(gram, count, earlier_gram=earlier)
         np.testing.assert_allclose(folds.gram, gram + earlier, rtol=1e-6)
         np.testing.assert_allclose(table.gram, np.sum(gram, axis=0) + earlier, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(folds.count, count)

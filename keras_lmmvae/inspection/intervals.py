@@ -15,6 +15,7 @@ from keras_lmmvae.fitted_model import FittedModel
 from keras_lmmvae.inspection.moment_intervals import FoldMoments, limits_of_variance, mixed
 from keras_lmmvae.inspection.partition import latent_variance, require_variances
 from keras_lmmvae.inspection.tables import variance_components
+from keras_lmmvae.mixed_model.effects_table import EffectsTable
 from keras_lmmvae.mixed_model.half_samples import is_centred
 from keras_lmmvae.mixed_model.level_effects import LevelEffects
 from keras_lmmvae.validation import check_probability, received
@@ -129,10 +130,11 @@ def _noise_limits(model: FittedModel, level: float) -> tuple[Array, Array]:
     if model.noise_variance_setting is not None:
         return np.ones(model.num_features), np.ones(model.num_features)
     noise = _numpy(model.effects_noise_variance())
-    rows, spent = 0.0, np.zeros(model.num_features)
+    rows, spent = np.zeros(1), np.zeros(model.num_features)
     for effects in model.mixed_model.effects:
-        rows = max(rows, float(_numpy(effects.table.count).sum()))
-        signal = _numpy(effects.table.eigenvalues).reshape(-1, 1)
+        count = _numpy(effects.table.count)[:, None]
+        rows = np.maximum(rows, _by_feature(count, effects.table, slice(None)).sum(axis=0))
+        signal = _by_feature(effects.table.eigenvalues, effects.table, slice(None))
         variance = _numpy(effects.effect_variance)
         step = _CHUNK // model.num_features + 1
         for start in range(0, len(signal), step):
@@ -165,7 +167,8 @@ def _kept_of_axes(
         else:
             rotation = _numpy(effects.table.rotation[levels])
             signal = np.einsum("lik,lij,ljk->lk", rotation, gram, rotation, optimize=True)
-        kept.append(_kept(np.maximum(signal, 0.0).reshape(-1, 1), variance, noise))
+        signal = _by_feature(np.maximum(signal, 0.0), effects.folds, (fold, levels))
+        kept.append(_kept(signal, variance, noise))
     return kept
 
 
@@ -177,10 +180,26 @@ def _kept_of_direction(
     kept = []
     for fold in range(NUM_FOLDS):
         rotation = _numpy(effects.folds.rotation[fold, levels])
-        values = _numpy(effects.folds.eigenvalues[fold, levels])
+        values = effects.folds.eigenvalues[fold, levels]
+        signal = _by_feature(values, effects.folds, (fold, levels))
+        share = _kept(signal, variance, noise).reshape(*values.shape, -1)
         weight = np.einsum("i,lik->lk", direction, rotation) ** 2 / prior
-        kept.append(np.einsum("lk,lkf->lf", weight, _kept(values[..., None], variance, noise)))
+        kept.append(np.einsum("lk,lkf->lf", weight, share))
     return kept
+
+
+def _by_feature(signal: Any, table: EffectsTable, index: Any) -> Array:
+    """What levels' rows tell along each axis, `(levels * m, p)`, or one column for all features.
+
+    Args:
+        signal: `(levels, m)`, eigenvalues of the levels' Gram matrices.
+        table: The table with the shares of observed cells, if cells are missing.
+        index: Where the levels are in the table.
+    """
+    found = _numpy(signal)[..., None]
+    if table.has_missing_cells:
+        found = found * _numpy(table.cell_share[index])[..., None, :]
+    return found.reshape(-1, found.shape[-1])
 
 
 def _kept(signal: Array, variance: Array, noise: Array) -> Array:

@@ -20,7 +20,8 @@ class KnownLevel(NamedTuple):
 
     Attributes:
         mean: Float tensor `(1, m, p)`, the posterior mean; 0 for a level never seen.
-        gram: Float tensor `(1, m, m)`, `Z'Z`; 0 for a level never seen.
+        gram: Float tensor `(1, p, m, m)`, `Z'Z` by feature; `(1, 1, m, m)` where all are alike;
+            0 for a level never seen.
     """
 
     mean: tf.Tensor
@@ -31,8 +32,10 @@ def known_level(effects: LevelEffects, code: int, dtype: tf.DType = tf.float32) 
     """What a mixed model knows of a level: nothing but the prior for a negative code."""
     size, width = effects.basis_size, effects.num_features
     if code < 0:
-        return KnownLevel(tf.zeros((1, size, width), dtype), tf.zeros((1, size, size), dtype))
-    mean, gram = effects.table.effects[code], effects.table.gram[code]
+        return KnownLevel(tf.zeros((1, size, width), dtype), tf.zeros((1, 1, size, size), dtype))
+    mean, gram = effects.table.effects[code], effects.table.gram[code][None]
+    if effects.has_missing_cells:
+        gram = gram * effects.table.cell_share[code][:, None, None]
     return KnownLevel(tf.cast(mean, dtype)[None], tf.cast(gram, dtype)[None])
 
 
@@ -57,8 +60,10 @@ def condition(
     noise = tf.cast(noise_variance, dtype)
     variance = tf.cast(effects.effect_variance, dtype)
     inverse = effects.prior.inverse_block(dtype)
-    earlier = tf.matmul(known.gram, known.mean) + noise * tf.matmul(inverse, known.mean) / variance
-    gram = known.gram[:, None] + tf.einsum("bsf,bsi,bsj->bfij", cells, basis, basis)
+    of_features = tf.matmul(known.gram, tf.linalg.matrix_transpose(known.mean)[..., None])
+    earlier = tf.linalg.matrix_transpose(of_features[..., 0])
+    earlier += noise * tf.matmul(inverse, known.mean) / variance
+    gram = known.gram + tf.einsum("bsf,bsi,bsj->bfij", cells, basis, basis)
     posterior: LevelPosterior
     left_out = tf.matmul(basis, tf.broadcast_to(known.mean, tf.shape(_like(basis, cells))))
     for _ in range(ROUNDS):

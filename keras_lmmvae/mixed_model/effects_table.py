@@ -37,7 +37,8 @@ class Increment:
 class EffectsTable(StateLayer):
     """Posterior of the effects of all levels given some rows, by Henderson's equations.
 
-        precision[l, f] = G[l] / noise_variance[f] + inv(Psi) / effect_variance[f]
+        precision[l, f] = cell_share[l, f] * G[l] / noise_variance[f]
+                          + inv(Psi) / effect_variance[f]
         effects[l, :, f] = inv(precision[l, f]) @ (sum of phi * r[f] over the level's rows)
                            / noise_variance[f]
 
@@ -48,12 +49,17 @@ class EffectsTable(StateLayer):
     `x - f(u) - Z B` with the effects of the own fold, times the weights of the cells, and
     `weights` are the rows' shares of their levels' counts.
 
+    Where cells are missing, features have Gram matrices of their own. They are taken to be
+    multiples of a common one, `G[l]`, in which a row counts with the share of its cells that are
+    observed. With one basis function, as for intercepts, this is exact.
+
     Args:
         num_levels: Positive int, levels `L` of the term.
         basis_size: Positive int, `m`.
         num_features: Positive int, `p`.
         by_fold: Whether there is a part for each fold.
         has_design: Whether Gram matrices and counts are kept; without them there are means only.
+        has_missing_cells: Whether `cell_share` is kept; without it, it is 1.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class EffectsTable(StateLayer):
         num_features: int,
         by_fold: bool = False,
         has_design: bool = True,
+        has_missing_cells: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -71,6 +78,7 @@ class EffectsTable(StateLayer):
         self.num_features = num_features
         self.by_fold = by_fold
         self.has_design = has_design
+        self.has_missing_cells = has_missing_cells
         self._saved_shapes: tuple[tuple[int, ...], ...] = ()
 
     def build(self, input_shape: Any = None) -> None:
@@ -81,17 +89,29 @@ class EffectsTable(StateLayer):
             return
         self.gram = self.state("gram", (*folds, levels, size, size))
         self.count = self.state("count", (*folds, levels))
+        if self.has_missing_cells:
+            self.cell_share = self.state("cell_share", (*folds, levels, self.num_features), "ones")
         # `refresh` derives these from the Gram matrices and Psi. They are kept because every
         # training step needs them.
         self.eigenvalues = self.state("eigenvalues", (*folds, levels, size))
         if size > 1:
             self.rotation = self.state("rotation", (*folds, levels, size, size))
 
-    def set_design(self, gram: tf.Tensor, count: tf.Tensor, prior: LevelPrior) -> None:
-        """Takes `Z'Z` and the numbers of rows by level."""
+    def set_design(
+        self, gram: tf.Tensor, count: tf.Tensor, prior: LevelPrior, traces: tf.Tensor | None = None
+    ) -> None:
+        """Takes `Z'Z`, the numbers of rows by level and the traces of the features' `Z'Z`."""
         self.gram.assign(gram)
         self.count.assign(count)
+        if self.has_missing_cells:
+            total = tf.linalg.trace(gram)[..., None]
+            self.cell_share.assign(tf.where(total > 0.0, traces / total, tf.ones_like(traces)))
         self.refresh(prior)
+
+    def traces(self) -> tf.Tensor:
+        """Traces of the features' `Z'Z` by level, `(..., levels, p or 1)`."""
+        total = tf.linalg.trace(self.gram.value)[..., None]
+        return total * self.cell_share.value if self.has_missing_cells else total
 
     def refresh(self, prior: LevelPrior) -> None:
         """Diagonalises the Gram matrices anew, after a change of them or of Psi."""
@@ -114,10 +134,24 @@ class EffectsTable(StateLayer):
         """What a weight holds for the levels of rows; of level 0 for rows without one."""
         return design.level_rows(weight.value, codes, fold)
 
-    def _variance(
-        self, eigenvalues: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
+    def _variance(self, prior: LevelPrior, noise_variance: tf.Tensor) -> tf.Tensor:
+        """Posterior variances of the rotated effects of all levels, `(..., levels, m, p)`."""
+        share = self.cell_share.value if self.has_missing_cells else None
+        variance = prior.effect_variance.value
+        return linalg.posterior_variance(self.eigenvalues.value, noise_variance, variance, share)
+
+    def _variance_at(
+        self,
+        codes: tf.Tensor,
+        fold: tf.Tensor | None,
+        prior: LevelPrior,
+        noise_variance: tf.Tensor,
     ) -> tf.Tensor:
-        return linalg.posterior_variance(eigenvalues, noise_variance, prior.effect_variance.value)
+        """The same for the levels of rows, `(b, m, p)`."""
+        eigenvalues = self._rows(self.eigenvalues, codes, fold)
+        share = self._rows(self.cell_share, codes, fold) if self.has_missing_cells else None
+        variance = prior.effect_variance.value
+        return linalg.posterior_variance(eigenvalues, noise_variance, variance, share)
 
     def row_variance(
         self,
@@ -134,8 +168,7 @@ class EffectsTable(StateLayer):
         """
         if self.num_levels == 1 and basis is not None and self.basis_size > 1:
             return self._row_variance_of_one_level(codes, basis, prior, noise_variance, fold)
-        eigenvalues = self._rows(self.eigenvalues, codes, fold)
-        variance = self._variance(eigenvalues, prior, noise_variance)  # (b, m, p)
+        variance = self._variance_at(codes, fold, prior, noise_variance)
         if basis is None:
             result = variance[:, 0]
         else:
@@ -155,8 +188,8 @@ class EffectsTable(StateLayer):
     ) -> tf.Tensor:
         """The same for a surface, without a rotation for every row."""
         size = self.basis_size
-        eigenvalues = tf.reshape(self.eigenvalues.value, (-1, size))
-        variance = self._variance(eigenvalues, prior, noise_variance)  # (t, m, p)
+        variance = self._variance(prior, noise_variance)
+        variance = tf.reshape(variance, (-1, size, self.num_features))  # (t, m, p)
         rotation = tf.reshape(self.rotation.value, (-1, size, size))
         squares = tf.square(tf.einsum("bm,tmk->btk", basis, rotation))
         part = tf.zeros_like(codes) if fold is None else fold
@@ -167,8 +200,7 @@ class EffectsTable(StateLayer):
         self, basis: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
     ) -> tf.Tensor:
         """Posterior variances of `basis @ effects` of every level, `(levels, c, p)`."""
-        eigenvalues = tf.convert_to_tensor(self.eigenvalues)
-        variance = self._variance(eigenvalues, prior, noise_variance)
+        variance = self._variance(prior, noise_variance)
         if self.basis_size == 1:
             return tf.square(basis) * variance
         rotated = tf.einsum("cm,lmk->lck", basis, tf.convert_to_tensor(self.rotation))
@@ -178,12 +210,14 @@ class EffectsTable(StateLayer):
         self, effects: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
     ) -> tf.Tensor:
         """`precision @ effects` of whole tables."""
-        return tf.matmul(self.gram.value, effects) / noise_variance + prior.product(effects)
+        product = tf.matmul(self.gram.value, effects)
+        if self.has_missing_cells:
+            product *= self.cell_share.value[..., None, :]
+        return product / noise_variance + prior.product(effects)
 
     def solve(self, scores: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor) -> tf.Tensor:
         """`inv(precision) @ scores` of whole tables, every level by itself."""
-        eigenvalues = tf.convert_to_tensor(self.eigenvalues)
-        variance = self._variance(eigenvalues, prior, noise_variance)
+        variance = self._variance(prior, noise_variance)
         if self.basis_size == 1:
             return variance * scores
         return linalg.apply_inverse(tf.convert_to_tensor(self.rotation), variance, scores)
@@ -192,11 +226,12 @@ class EffectsTable(StateLayer):
         self, levels: slice, prior: LevelPrior, noise_variance: tf.Tensor
     ) -> list[tf.Tensor]:
         """Share that each fold keeps of the rotated least-squares effects, `(l, m, p)` each."""
-        variance = prior.effect_variance.value
-        return [
-            linalg.shrinkage(self.eigenvalues[fold, levels], noise_variance, variance)
-            for fold in range(design.NUM_FOLDS)
-        ]
+        kept = []
+        for fold in range(design.NUM_FOLDS):
+            share = self.cell_share[fold, levels] if self.has_missing_cells else None
+            eigenvalues, variance = self.eigenvalues[fold, levels], prior.effect_variance.value
+            kept.append(linalg.shrinkage(eigenvalues, noise_variance, variance, share))
+        return kept
 
     # A training step ------------------------------------------------------------------------
 
@@ -226,8 +261,7 @@ class EffectsTable(StateLayer):
         present = tf.cast(codes >= 0, tf.float32) if weights is None else weights
         share = tf.math.divide_no_nan(present, self._rows(self.count, codes, fold))
         rows = self._rows(self.effects, codes, fold)  # (b, m, p)
-        eigenvalues = self._rows(self.eigenvalues, codes, fold)
-        variance = self._variance(eigenvalues, prior, noise_variance)
+        variance = self._variance_at(codes, fold, prior, noise_variance)
         score = residual[:, None, :] if basis is None else basis[:, :, None] * residual[:, None, :]
         gradient = score / noise_variance - share[:, None, None] * prior.product(rows)
         if self.basis_size == 1:
@@ -268,8 +302,7 @@ class EffectsTable(StateLayer):
     ) -> tf.Tensor:
         """KL of whole levels, `(b,)`, in the coordinates in which both covariances are diagonal."""
         mean = self._rows(self.effects, codes, fold)  # (b, m, p)
-        eigenvalues = self._rows(self.eigenvalues, codes, fold)
-        variance = self._variance(eigenvalues, prior, noise_variance)
+        variance = self._variance_at(codes, fold, prior, noise_variance)
         if self.basis_size > 1:
             if prior.learn_coefficient_covariance:
                 mean = tf.matmul(prior.inverse_block(), mean)
@@ -280,25 +313,27 @@ class EffectsTable(StateLayer):
 
     # More levels --------------------------------------------------------------------------
 
-    def grown(self, num_levels: int, prior: LevelPrior) -> EffectsTable:
-        """A copy with room for more levels behind the present ones; they are at the prior."""
-        config = {**self.get_config(), "num_levels": num_levels}
-        copy = type(self)(**config)
+    def grown(self, num_levels: int, has_missing_cells: bool, prior: LevelPrior) -> EffectsTable:
+        """A copy with room for more levels behind the present ones, or for shares of cells.
+
+        New levels are at the prior, and shares that were not kept are 1.
+        """
+        sizes = {"num_levels": num_levels, "has_missing_cells": has_missing_cells}
+        copy = type(self)(**{**self.get_config(), **sizes})
         copy.build()
+        names = ["effects", *(["gram", "count"] if self.has_design else [])]
+        if self.has_design and self.has_missing_cells:
+            names.append("cell_share")
         axis = 1 if self.by_fold else 0
-        for old, new in ((self.effects, copy.effects), *self._designs(copy)):
-            added = [
-                [0, num_levels - self.num_levels if at == axis else 0] for at in range(old.ndim)
-            ]
-            new.assign(tf.pad(tf.convert_to_tensor(old), added))
+        for name in names:
+            old = tf.convert_to_tensor(getattr(self, name))
+            new = num_levels - self.num_levels
+            added = [[0, new if at == axis else 0] for at in range(len(old.shape))]
+            filler = 1.0 if name == "cell_share" else 0.0
+            getattr(copy, name).assign(tf.pad(old, added, constant_values=filler))
         if self.has_design:
             copy.refresh(prior)
         return copy
-
-    def _designs(self, copy: EffectsTable) -> list[tuple[Any, Any]]:
-        if not self.has_design:
-            return []
-        return [(self.gram, copy.gram), (self.count, copy.count)]
 
     def load_own_variables(self, store: Any) -> None:
         """Takes the weights of a file.

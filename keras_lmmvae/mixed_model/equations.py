@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -34,7 +34,8 @@ class DesignRows:
     Attributes:
         encoded: Term name -> codes and basis.
         fold: Int tensor `(b,)`.
-        cell_weights: Float tensor `(b, p)` or `(b, 1)`: row weight, 0 for missing cells; or `None`.
+        cell_weights: Float tensor `(b, p)`: row weight, 0 for missing cells; or `(b, 1)` if no
+            cell is missing; or `None`.
         row_weights: Float tensor `(b,)`: row weight times its share of observed cells; or `None`.
     """
 
@@ -52,10 +53,13 @@ class DesignRows:
 
         effects = [batch[EFFECTS] for batch in batches]
         encoded = tf.nest.map_structure(lambda *values: tf.concat(values, axis=0), *effects)
+        cells = stacked([cell_weights(batch) for batch in batches])
+        if cells is not None and not bool(tf.reduce_any(cells != cells[:, :1])):
+            cells = cells[:, :1]
         return cls(
             {term.label: term.with_basis(encoded[term.label]) for term in terms},
             tf.concat([batch[FOLD] for batch in batches], axis=0),
-            stacked([cell_weights(batch) for batch in batches]),
+            cells,
             stacked([row_weights(batch) for batch in batches]),
         )
 
@@ -65,11 +69,21 @@ class EarlierRows(NamedTuple):
 
     Attributes:
         grams: Term name -> Gram matrices `(levels, m, m)`.
+        traces: Term name -> traces of the features' Gram matrices, `(levels, p or 1)`.
         scores: Term name -> right sides `(levels, m, p)`, over the noise variance.
     """
 
     grams: Tables
+    traces: Tables
     scores: Tables
+
+    def product(self, effects: Tables) -> Tables:
+        """`G @ B` of every term."""
+        found = {}
+        for name, gram in self.grams.items():
+            share = tf.math.divide_no_nan(self.traces[name], tf.linalg.trace(gram)[..., None])
+            found[name] = share[..., None, :] * tf.matmul(gram, effects[name])
+        return found
 
 
 class Solution(NamedTuple):
@@ -110,8 +124,7 @@ class Equations:
         self.chunk_size = max(_CHUNK, tables)
         self.chunks = [DesignRows.of(group, terms) for group in rows.groups(self.chunk_size)]
         weights = [rows.cell_weights for rows in self.chunks if rows.cell_weights is not None]
-        is_one_factor = len(self.effects) == 1 and self.effects[0].basis_size == 1
-        self._is_diagonal = is_one_factor and all(cells.shape[1] == 1 for cells in weights)
+        self.has_missing_cells = any(cells.shape[1] > 1 for cells in weights)
         self._solvers = {by_fold: self._solver(by_fold) for by_fold in (True, False)}
 
     def set_designs(self, earlier: EarlierRows | None = None) -> None:
@@ -119,14 +132,30 @@ class Equations:
         for term, effects in zip(self.terms, self.effects, strict=True):
             gram = tf.zeros_like(effects.folds.gram)
             count = tf.zeros_like(effects.folds.count)
+            traces = tf.zeros((*count.shape, effects.num_features))
             for rows in self.chunks:
                 encoded = rows.encoded[term.label]
                 codes, weights = encoded["codes"], rows.row_weights
                 basis, levels = term.basis_of(encoded), effects.num_levels
                 gram += design.gram(codes, basis, levels, weights, rows.fold)
                 count += design.count(codes, levels, weights, rows.fold)
-            known = 0.0 if earlier is None else earlier.grams[term.label]
-            effects.set_design(gram, count, known)
+                if effects.has_missing_cells:
+                    traces += self._traces(rows, codes, basis, levels)
+            known: tuple[Any, ...] = ()
+            if earlier is not None:
+                known = (earlier.grams[term.label], earlier.traces[term.label])
+            effects.set_design(gram, count, traces if effects.has_missing_cells else None, *known)
+
+    def _traces(
+        self, rows: DesignRows, codes: tf.Tensor, basis: tf.Tensor | None, num_levels: int
+    ) -> tf.Tensor:
+        """Traces of the features' Gram matrices by fold and level, `(folds, levels, p)`."""
+        values = tf.ones((tf.shape(codes)[0], self.effects[0].num_features))
+        if rows.cell_weights is not None:
+            values *= rows.cell_weights
+        if basis is not None:
+            values *= tf.reduce_sum(tf.square(basis), axis=1, keepdims=True)
+        return design.transpose_product(values, codes, None, num_levels, rows.fold)[..., 0, :]
 
     def solve(
         self,
@@ -166,10 +195,9 @@ class Equations:
         """The solution for given right sides, which is not assigned.
 
         Preconditioned by the inverse blocks of the levels, which are the whole inverse where one
-        factor stands alone and no cell is missing; each iteration costs
-        O(rows * features * terms).
+        factor stands alone; each iteration costs O(rows * features * terms).
         """
-        if self._is_diagonal:
+        if len(self.terms) == 1 and self.effects[0].basis_size == 1:
             label, part = self.terms[0].label, self.effects[0]
             table = _table(part, by_fold)
             effects = table.solve(right_side[label], part.prior, noise_variance)
@@ -241,7 +269,7 @@ class Equations:
             for term, part in zip(self.terms, self.effects, strict=True)
         }
         if earlier is not None:
-            past = {name: tf.matmul(earlier.grams[name], effects[name]) for name in effects}
+            past = earlier.product(effects)
             total = {name: total[name] + past[name] / noise_variance for name in effects}
         for rows in self.chunks:
             values = self.fitted(effects, rows, by_fold) / noise_variance

@@ -32,6 +32,7 @@ class LevelEffects(StateLayer):
         learn_coefficient_covariance: Whether `Psi` is learned.
         is_amortized: Whether the effects are means of codes: then there are no folds.
         num_aggregates: Positive int, levels that codes are averaged over.
+        has_missing_cells: Whether the tables keep the shares of observed cells.
 
     Attributes:
         prior: The `LevelPrior`.
@@ -54,6 +55,7 @@ class LevelEffects(StateLayer):
         learn_coefficient_covariance: bool = False,
         is_amortized: bool = False,
         num_aggregates: int = 0,
+        has_missing_cells: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -63,14 +65,18 @@ class LevelEffects(StateLayer):
         self.learn_coefficient_covariance = learn_coefficient_covariance
         self.is_amortized = is_amortized
         self.num_aggregates = num_aggregates
+        self.has_missing_cells = has_missing_cells
         sizes = (num_levels, basis_size, num_features)
         self.prior = LevelPrior(*sizes[1:], learn_coefficient_covariance, name="prior")
-        self.table = EffectsTable(*sizes, has_design=not is_amortized, name="table")
+        options = {"has_design": not is_amortized, "has_missing_cells": has_missing_cells}
+        self.table = EffectsTable(*sizes, **options, name="table")
         if not is_amortized:
-            self.folds = EffectsTable(*sizes, by_fold=True, name="folds")
+            self.folds = EffectsTable(*sizes, by_fold=True, **options, name="folds")
 
     @classmethod
-    def of(cls, term: RandomEffect, num_features: int, is_amortized: bool) -> LevelEffects:
+    def of(
+        cls, term: RandomEffect, num_features: int, is_amortized: bool, has_missing_cells: bool
+    ) -> LevelEffects:
         """The effects of an adapted term, built."""
         effects = cls(
             term.num_levels,
@@ -79,6 +85,7 @@ class LevelEffects(StateLayer):
             term.learn_coefficient_covariance,
             is_amortized,
             term.num_aggregates,
+            has_missing_cells,
             name=term.name,
         )
         effects.build()
@@ -104,12 +111,23 @@ class LevelEffects(StateLayer):
         return self.prior.coefficient_covariance
 
     def set_design(
-        self, gram: tf.Tensor, count: tf.Tensor, earlier_gram: tf.Tensor | float = 0.0
+        self,
+        gram: tf.Tensor,
+        count: tf.Tensor,
+        traces: tf.Tensor | None = None,
+        earlier_gram: tf.Tensor | float = 0.0,
+        earlier_traces: tf.Tensor | float = 0.0,
     ) -> None:
-        """Takes `Z'Z` and the numbers of the training rows, by fold and level."""
-        self.folds.set_design(gram + earlier_gram, count, self.prior)
+        """Takes `Z'Z`, numbers of rows and traces of the features' `Z'Z`, by fold and level."""
+        known = None if traces is None else traces + earlier_traces
+        self.folds.set_design(gram + earlier_gram, count, self.prior, known)
+        if traces is not None:
+            known = tf.reduce_sum(traces, axis=0) + earlier_traces
         self.table.set_design(
-            tf.reduce_sum(gram, axis=0) + earlier_gram, tf.reduce_sum(count, axis=0), self.prior
+            tf.reduce_sum(gram, axis=0) + earlier_gram,
+            tf.reduce_sum(count, axis=0),
+            self.prior,
+            known,
         )
 
     def pool(self, noise_variance: tf.Tensor) -> None:
@@ -153,16 +171,20 @@ class LevelEffects(StateLayer):
         if self.is_amortized:
             return variables
         variables += [self.table.eigenvalues, self.variance_ratio]
+        if self.has_missing_cells:
+            variables.append(self.table.cell_share)
         if self.num_levels == 1:  # New rows of a surface are added to what it knows.
             variables += [self.table.gram, self.table.count]
         return [*variables, self.table.rotation] if self.basis_size > 1 else variables
 
-    def grown(self, num_levels: int) -> LevelEffects:
-        """A copy with room for more levels behind the present ones; they are at the prior."""
-        copy = type(self)(**{**self.get_config(), "num_levels": num_levels})
+    def grown(self, num_levels: int, has_missing_cells: bool = False) -> LevelEffects:
+        """A copy with room for more levels or for shares of cells; see `EffectsTable.grown`."""
+        has_missing_cells |= self.has_missing_cells
+        sizes = {"num_levels": num_levels, "has_missing_cells": has_missing_cells}
+        copy = type(self)(**{**self.get_config(), **sizes})
         copy.prior = self.prior
-        copy.table = self.table.grown(num_levels, self.prior)
-        copy.folds = self.folds.grown(num_levels, self.prior)
+        copy.table = self.table.grown(num_levels, has_missing_cells, self.prior)
+        copy.folds = self.folds.grown(num_levels, has_missing_cells, self.prior)
         copy.variance_ratio = self.variance_ratio
         copy.built = True
         return copy

@@ -43,6 +43,8 @@ class MixedModel(StateLayer):
     Args:
         terms: The terms, adapted.
         is_amortized: Whether effects are means of codes, without folds and learned variances.
+        has_missing_cells: Whether training rows lacked cells. Then the tables keep which share
+            of a level's cells each feature has.
 
     Attributes:
         terms: The terms.
@@ -58,11 +60,16 @@ class MixedModel(StateLayer):
     """
 
     def __init__(
-        self, terms: Sequence[RandomEffect], is_amortized: bool = False, **kwargs: Any
+        self,
+        terms: Sequence[RandomEffect],
+        is_amortized: bool = False,
+        has_missing_cells: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.terms = list(terms)
         self.is_amortized = is_amortized
+        self.has_missing_cells = has_missing_cells and not is_amortized
         self.num_features = 0
         self.effects: list[LevelEffects] = []
 
@@ -73,7 +80,8 @@ class MixedModel(StateLayer):
         for term in self.terms:
             term.build_basis(self.is_amortized)
             term.built = True
-            self.effects.append(LevelEffects.of(term, self.num_features, self.is_amortized))
+            sizes = (self.num_features, self.is_amortized, self.has_missing_cells)
+            self.effects.append(LevelEffects.of(term, *sizes))
         self.moment_matrix = self.state("moment_matrix", (self.num_features, count, count))
         self.moment_matrix.assign(np.broadcast_to(np.eye(count), (self.num_features, count, count)))
         self.variance_ratios = self.state("variance_ratios", (2,), "ones")
@@ -208,10 +216,25 @@ class MixedModel(StateLayer):
         return before * error + self.own_variance(rows, noise_variance)
 
     def equations(self, rows: Pass, earlier: EarlierRows | None = None) -> Equations:
-        """Henderson's equations of these rows; their designs become those of the terms."""
+        """Henderson's equations of these rows; their designs become those of the terms.
+
+        Tables that kept no shares of cells are made anew if a cell is missing.
+        """
         equations = Equations(self.terms, self.effects, rows)
+        if equations.has_missing_cells and not self.has_missing_cells:
+            self.has_missing_cells = True
+            for number, effects in enumerate(self.effects):
+                self._replace(number, effects.grown(effects.num_levels, has_missing_cells=True))
+            equations.effects = list(self.effects)
         equations.set_designs(earlier)
         return equations
+
+    def _replace(self, number: int, effects: LevelEffects) -> None:
+        """Puts effects in the place of others: a weight cannot change its shape."""
+        self._tracker.unlock()
+        self.effects.remove(self.effects[number])
+        self.effects.insert(number, effects)
+        self._tracker.lock()
 
     def solve(
         self,
@@ -269,12 +292,13 @@ class MixedModel(StateLayer):
 
     def earlier_rows(self, noise_variance: tf.Tensor) -> EarlierRows:
         """Sufficient statistics of the rows seen so far, every term by itself."""
-        grams, scores = {}, {}
+        grams, traces, scores = {}, {}, {}
         for term, part in self.pairs():
             effects = tf.convert_to_tensor(part.table.effects)
             grams[term.label] = tf.identity(part.table.gram)
+            traces[term.label] = part.table.traces()
             scores[term.label] = part.table.precision_product(effects, part.prior, noise_variance)
-        return EarlierRows(grams, scores)
+        return EarlierRows(grams, traces, scores)
 
     def add_levels(self, columns: dict[str, np.ndarray]) -> bool:
         """Grows the tables for keys never seen before; returns whether there were any."""
@@ -282,12 +306,7 @@ class MixedModel(StateLayer):
         for number, term in enumerate(self.terms):
             if term.add_levels(columns):
                 has_grown = True
-                # A weight cannot change its shape: the effects are made anew.
-                self._tracker.unlock()
-                old = self.effects[number]
-                self.effects.remove(old)
-                self.effects.insert(number, old.grown(term.num_levels))
-                self._tracker.lock()
+                self._replace(number, self.effects[number].grown(term.num_levels))
         return has_grown
 
     def served_variables(self) -> list[keras.Variable]:

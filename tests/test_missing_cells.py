@@ -1,0 +1,244 @@
+"""Cells may be missing in any pattern: variances, intervals and updates are right by feature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from small_models import DenseTerm, codes_of, constant_decoder, dense_blup, known_model, small_model
+
+import keras_lmmvae as lmm
+from keras_lmmvae.rows import FOLD, Pass, with_folds
+
+NOISE = np.array([0.5, 1.0, 2.0])
+VARIANCE = np.array([1.5, 0.4, 3.0])
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+
+Data = dict[str, np.ndarray]
+
+
+def make_data(seed: int = 0, n: int = 240) -> Data:
+    """Rows of twelve stores. Cells are missing by chance, by store, and in whole features."""
+    rng = np.random.default_rng(seed)
+    store = rng.integers(0, 12, n)
+    x = rng.normal(size=(12, 3))[store] * np.sqrt(VARIANCE) + rng.normal(size=(n, 3))
+    x[:, 0] = np.where(rng.uniform(size=n) < 0.6, np.nan, x[:, 0])
+    x[:, 1] = np.where(store % 4 == 0, np.nan, x[:, 1])
+    return {"x": x, "store": store, "t": rng.uniform(-2.0, 2.0, n)}
+
+
+def complete(data: Data) -> Data:
+    return {**data, "x": np.where(np.isnan(data["x"]), 0.0, data["x"])}
+
+
+def centred(data: Data) -> np.ndarray:
+    return data["x"] - np.nanmean(data["x"], axis=0)
+
+
+def known(data: Data, **options: Any) -> lmm.LMMVAE:
+    terms = [lmm.RandomIntercept("store")]
+    return known_model(terms, data, NOISE, {"store": VARIANCE}, **options)
+
+
+def panel(share: float, levels: int = 300, rows: int = 10, num_features: int = 10) -> Data:
+    """Levels of variance 1 with noise of variance 1; cells are missing in half of the features."""
+    rng = np.random.default_rng(0)
+    store = np.repeat(np.arange(levels), rows)
+    effects = rng.normal(size=(levels, num_features))
+    x = effects[store] + rng.normal(size=(len(store), num_features))
+    missing = rng.uniform(size=x.shape) < share
+    missing[:, num_features // 2 :] = False
+    return {"x": np.where(missing, np.nan, x), "store": store, "effects": effects}
+
+
+class TestDesign:
+    def test_shares_of_cells_are_those_of_the_rows(self):
+        """Sums of weights over a level's observed cells, over the mean of its features."""
+        data = make_data()
+        weights = np.random.default_rng(1).choice([0.0, 1.0, 2.5], len(data["x"]))
+        model = known(data)
+        rows = with_folds({**model.encode_data(data), "weight": weights.astype(np.float32)})
+        model.mixed_model.equations(Pass(rows))
+        effects, fold = model.mixed_model.of("store"), rows[FOLD].numpy()
+        cells = np.isfinite(data["x"]) * weights[:, None]
+        for table, chosen in (
+            (effects.folds.cell_share[0], fold == 0),
+            (effects.folds.cell_share[1], fold == 1),
+            (effects.table.cell_share, fold >= 0),
+        ):
+            sums = np.stack([cells[chosen & (data["store"] == k)].sum(axis=0) for k in range(12)])
+            np.testing.assert_allclose(table, sums / sums.mean(axis=1, keepdims=True), rtol=1e-5)
+
+    def test_slopes_by_the_traces(self):
+        """With more basis functions the share is that of the traces of the Gram matrices."""
+        data = make_data()
+        model = small_model([lmm.RandomSlopes("store", time="t")], decoder=constant_decoder(3))
+        model.adapt(data)
+        rows = with_folds(model.encode_data(data))
+        model.mixed_model.equations(Pass(rows))
+        (term,) = model.random_effects
+        basis = term.basis_of(rows["_effects"]["store"]).numpy()
+        cells = np.isfinite(data["x"]) * np.square(basis).sum(axis=1, keepdims=True)
+        sums = np.stack([cells[data["store"] == level].sum(axis=0) for level in range(12)])
+        share = model.mixed_model.of("store").table.cell_share
+        expected = sums / (np.isfinite(data["x"]).mean(axis=1, keepdims=True) * basis**2).sum()
+        trace = np.array([
+            (np.isfinite(data["x"]).mean(axis=1) * np.square(basis).sum(axis=1))[
+                data["store"] == level
+            ].sum()
+            for level in range(12)
+        ])  # fmt: skip
+        assert expected.shape == share.shape
+        np.testing.assert_allclose(share, sums / trace[:, None], rtol=1e-4)
+
+    def test_complete_rows_keep_no_shares(self):
+        """Where no cell is missing the tables are as small as before, for datasets too."""
+        import tensorflow as tf
+
+        data = complete(make_data())
+        del data["t"]
+        for given in (data, tf.data.Dataset.from_tensor_slices(data).batch(60)):
+            model = small_model([lmm.RandomIntercept("store")])
+            model.adapt(given)
+            model.compile("adam")
+            model.fit(given, epochs=0, verbose=0)
+            assert not model.mixed_model.has_missing_cells
+            assert not hasattr(model.mixed_model.of("store").table, "cell_share")
+
+
+class TestPosterior:
+    def test_deviations_are_those_of_the_dense_posterior(self):
+        """Means and standard deviations of an intercept, also of levels without any cell."""
+        data = make_data()
+        model = known(data)
+        model.update_random_effects(data, keep_history=False)
+        mean, covariance = dense_blup(
+            centred(data), [DenseTerm.of_levels(data["store"], VARIANCE)], NOISE
+        )
+        np.testing.assert_allclose(model.random_effects_table("store"), mean, **CLOSE)
+        deviation = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)).T
+        found = model.random_effects_table("store", std=True).to_numpy()
+        np.testing.assert_allclose(found, deviation, **CLOSE)
+        without = np.flatnonzero(codes_of(data["store"])[0][np.isfinite(data["x"][:, 1])])
+        assert len(without) < len(data["x"])
+        np.testing.assert_allclose(found[0, 1], np.sqrt(VARIANCE[1]), rtol=1e-3)
+
+    def test_old_and_new_rows_are_all_rows(self):
+        """An update with further rows is the posterior given all of them."""
+        data = make_data()
+        first, second = (
+            {k: v[part] for k, v in data.items()} for part in (np.s_[:150], np.s_[150:])
+        )
+        model, whole = known(data), known(data)
+        model.update_random_effects(first, keep_history=False)
+        model.update_random_effects(second)
+        whole.update_random_effects(data, keep_history=False)
+        for std in (False, True):
+            np.testing.assert_allclose(
+                model.random_effects_table("store", std=std),
+                whole.random_effects_table("store", std=std),
+                **CLOSE,
+            )
+
+    def test_known_surface_is_conditioned_by_feature(self):
+        """`condition` on further rows of a surface starts at what each feature's cells told."""
+        rng = np.random.default_rng(3)
+        place = rng.integers(0, 9, 120)
+        data = {"x": rng.normal(size=(120, 3)), "east": place % 3 * 1.0, "north": place // 3 * 1.0}
+        data["x"][:, 0] = np.where(rng.uniform(size=120) < 0.5, np.nan, data["x"][:, 0])
+        terms = [lmm.SpatialEffect(("east", "north"), length_scale=1.0)]
+        model = known_model(terms, data, NOISE, {"east_north": VARIANCE})
+        model.update_random_effects(data, keep_history=False)
+        row = {name: values[:1] for name, values in data.items()}
+        alone = {**row, "x": np.full((1, 3), np.nan)}
+        found = model.condition(alone, on="east_north")
+        mean, deviation = model.term_effects("east_north", row)
+        np.testing.assert_allclose(found.effects, mean, **CLOSE)
+        np.testing.assert_allclose(found.standard_deviation, deviation, rtol=0.01)
+
+
+class TestVariances:
+    @pytest.mark.parametrize(("share", "within"), [(0.5, 0.15), (0.8, 0.15), (0.9, 0.25)])
+    def test_variances_and_intervals_at_any_share(self, share, within):
+        """The variance is found in both halves of the features, and 90 % intervals cover it."""
+        data = panel(share)
+        effects = data.pop("effects")
+        model = small_model([lmm.RandomIntercept("store")], decoder=constant_decoder(10))
+        model.adapt(data)
+        model.compile("adam")
+        model.fit(data, epochs=0, verbose=0)
+        variance = model.variance_components().loc["store"].to_numpy()
+        table = model.random_effects_table("store").to_numpy()
+        deviation = model.random_effects_table("store", std=True).to_numpy()
+        is_covered = np.abs(table - effects) < 1.645 * deviation
+        for half in (np.s_[:5], np.s_[5:]):
+            assert abs(variance[half].mean() - 1.0) < within
+            assert 0.86 < is_covered[:, half].mean() < 0.94
+
+
+class TestLater:
+    """A model that was adapted to complete rows, and meets missing cells later."""
+
+    def fitted(self, data: Data, adapted_to: Data) -> lmm.LMMVAE:
+        model = small_model([lmm.RandomIntercept("store")], normalize=False)
+        model.adapt(adapted_to)
+        model.compile("adam")
+        model.fit(data, epochs=2, batch_size=60, verbose=0)
+        return model
+
+    def test_fit_makes_the_shares(self):
+        """The fit is the one of a model that knew before."""
+        data = make_data()
+        later, before = self.fitted(data, complete(data)), self.fitted(data, data)
+        for std in (False, True):
+            np.testing.assert_allclose(
+                later.random_effects_table("store", std=std),
+                before.random_effects_table("store", std=std),
+                rtol=1e-4,
+                atol=1e-5,
+            )
+        np.testing.assert_allclose(later.predict(data, verbose=0), later.reconstruct(data), 1e-4)
+
+    def test_a_second_fit_takes_them(self):
+        """Steps traced for complete rows are traced anew."""
+        data = make_data()
+        model = self.fitted(complete(data), complete(data))
+        model.predict(data, verbose=0)
+        model.fit(data, epochs=1, batch_size=60, verbose=0)
+        assert model.mixed_model.has_missing_cells
+        np.testing.assert_allclose(model.predict(data, verbose=0), model.reconstruct(data), 1e-4)
+
+    def test_update_takes_them(self):
+        """New rows may lack cells; more rows never make an effect less certain."""
+        data = make_data()
+        model = self.fitted(complete(data), complete(data))
+        before = model.random_effects_table("store", std=True)
+        model.update_random_effects(data)
+        after = model.random_effects_table("store", std=True)
+        assert (after <= before * (1.0 + 1e-5)).all(axis=None)
+        # Store 0 has no cell of feature 1 in the new rows.
+        np.testing.assert_allclose(after.iloc[0, 1], before.iloc[0, 1], rtol=1e-4)
+
+
+def test_saved_and_exported(tmp_path: Path):
+    """The shares are in the file, and served deviations are those of Python."""
+    import tensorflow as tf
+
+    data = make_data()
+    del data["t"]
+    model = small_model([lmm.RandomIntercept("store")])
+    model.adapt(data)
+    model.compile("adam")
+    model.fit(data, epochs=1, batch_size=60, verbose=0)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.mixed_model.has_missing_cells
+    model.export(tmp_path / "served")
+    served = tf.saved_model.load(tmp_path / "served").signatures["serving_default"]
+    answer = served(x=tf.constant(data["x"], tf.float32), store=tf.constant(data["store"]))
+    expected = model.predictive(data).standard_deviation
+    np.testing.assert_array_equal(again.predictive(data).standard_deviation, expected)
+    np.testing.assert_allclose(answer["standard_deviation"], expected, rtol=1e-4)
