@@ -86,8 +86,11 @@ class FittedModel(Protocol):
     def effects_noise_variance(self) -> tf.Tensor:
         """Noise variance that the effects' posterior sees, `(p,)`."""
 
-    def predictive_variance(self, rows: Rows) -> tf.Tensor:
+    def predictive_variance(self, seen: Inference) -> tf.Tensor:
         """Variance of a new observation around its mean, `(b, p)`, standardised."""
+
+    def variance_given_latent(self, rows: Rows) -> tf.Tensor:
+        """The same if the latent were known: noise and effects, `(b, p)`."""
 
     def to_units(self, standard: tf.Tensor) -> tf.Tensor:
         """From standardised units to those of the features."""

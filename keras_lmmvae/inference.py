@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import tensorflow as tf
 
 from keras_lmmvae.mixed_model.mixed_model import total_of
@@ -65,6 +66,22 @@ class Inference:
     def decoded(self, latent: tf.Tensor) -> tf.Tensor:
         """`f(u)` of given latents, `(b, p)`."""
         return self.networks.decode(latent, self.training)
+
+    @cached_property
+    def latent_variance(self) -> tf.Tensor:
+        """`E_q[(f(u) - f(E[u | x]))^2]`, `(b, p)`: what is not known of the latent.
+
+        The mean over the points `E[u | x] +- sqrt(d) * std` along every axis of the latent. With
+        a linear decoder it is exact. A cell that is missing has only this and the effects to
+        tell it, so it is large there.
+        """
+        size = self.latent_mean.shape[-1]
+        step = tf.sqrt(float(size)) * self.latent_std
+        moves = [sign * axis for axis in np.eye(size, dtype=np.float32) for sign in (1.0, -1.0)]
+        points = [self.latent_mean + step * move for move in moves]
+        # All points in one pass through the decoder.
+        moved = tf.stack(tf.split(self.decoded(tf.concat(points, axis=0)), len(points)))
+        return tf.reduce_mean(tf.square(moved - self.population), axis=0)
 
     @cached_property
     def population(self) -> tf.Tensor:

@@ -457,8 +457,15 @@ class LMMVAE(keras.Model):
             return noise
         return tf.fill(noise.shape, tf.reduce_mean(noise))
 
-    def predictive_variance(self, rows: Rows) -> tf.Tensor:
-        """Variance of a new observation around its mean, `(b, p)`, in standardised units."""
+    def predictive_variance(self, seen: Inference) -> tf.Tensor:
+        """Variance of a new observation around its mean, `(b, p)`, in standardised units.
+
+        Noise, what is not known of the effects, and what is not known of the latent.
+        """
+        return self.variance_given_latent(seen.rows) + seen.latent_variance
+
+    def variance_given_latent(self, rows: Rows) -> tf.Tensor:
+        """The same if the latent were known: noise and what is not known of the effects."""
         effects = self.mixed_model.variance(rows, self.effects_noise_variance())
         return self.noise_variance + effects
 
@@ -501,7 +508,7 @@ class LMMVAE(keras.Model):
         rows = with_bases(rows, self.random_effects)
         seen = self.infer(rows)
         no_kl = tf.zeros(tf.shape(rows[FEATURES])[0])
-        terms = self._elbo_terms(seen, seen.error, self.predictive_variance(rows), no_kl)
+        terms = self._elbo_terms(seen, seen.error, self.variance_given_latent(rows), no_kl)
         negative = terms.negative_elbo(self.kl_weight, self.effects_kl_weight)
         return self._track(terms, negative, rows.get("weight"))
 

@@ -337,7 +337,8 @@ class TestMeasures:
         slope, _ = found.terms["store"].slope()
         assert slope == pytest.approx((left * part).sum() / (part**2).sum(), rel=1e-4)
         assert found.mean_squared_error == pytest.approx(np.mean((left - part) ** 2), rel=1e-4)
-        ratio = (data["x"] - prediction.mean) ** 2 / prediction.standard_deviation**2
+        variance = model.variance_given_latent(model.encode_data(data)).numpy() * scale**2
+        ratio = (data["x"] - prediction.mean) ** 2 / variance
         assert found.error_ratio == pytest.approx(ratio.mean(), rel=1e-4)
 
     def test_crossed_effects_have_not_seen_the_row(self, model, data):

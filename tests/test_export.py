@@ -141,13 +141,14 @@ class TestAnswers:
             np.testing.assert_allclose(answer["reconstruction"], expected, **CLOSE)
 
     def test_anomaly_score(self, exported):
-        """Mean over the observed cells of squared error over predictive variance."""
+        """Mean over the observed cells of squared error over the variance given the latent."""
         kind, model, folder = exported
         score = tf.saved_model.load(str(folder)).signatures["anomaly_score"]
         for request in requests_of(KINDS[kind][1]):
             answer = score(**as_tensors(score, request))
-            prediction = model.predictive(request)
-            error = (request["x"] - prediction.mean) / prediction.standard_deviation
+            variance = model.variance_given_latent(model.encode_data(request))
+            deviation = np.sqrt(variance) * np.asarray(model.feature_scale)
+            error = (request["x"] - model.reconstruct(request)) / deviation
             np.testing.assert_allclose(answer["score"], np.nanmean(error**2, axis=1), rtol=1e-3)
             squares = np.where(np.isnan(error), 0.0, error**2)
             np.testing.assert_allclose(answer["squared_residual"], squares, rtol=1e-2, atol=1e-4)
@@ -268,6 +269,7 @@ class TestGraph:
             table = effects.table
             kept += [table.effects, table.eigenvalues, *effects.prior.variables, *term.variables]
             kept += [table.rotation] if term.basis_size > 1 else []
+            kept += [table.cell_share] if table.has_missing_cells else []
             # New rows are added to what a surface knows of its places.
             kept += [] if term.has_levels else [table.gram, table.count]
         expected = sum(int(np.prod(variable.shape)) for variable in kept)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from small_models import DenseTerm, codes_of, constant_decoder, dense_blup, known_model, small_model
 
 import keras_lmmvae as lmm
@@ -96,8 +98,6 @@ class TestDesign:
 
     def test_complete_rows_keep_no_shares(self):
         """Where no cell is missing the tables are as small as before, for datasets too."""
-        import tensorflow as tf
-
         data = complete(make_data())
         del data["t"]
         for given in (data, tf.data.Dataset.from_tensor_slices(data).batch(60)):
@@ -223,10 +223,68 @@ class TestLater:
         np.testing.assert_allclose(after.iloc[0, 1], before.iloc[0, 1], rtol=1e-4)
 
 
+class TestPrediction:
+    def test_variance_of_the_latent_of_a_linear_decoder(self):
+        """Var(x[f]) = noise + sum{ W[k, f]^2 std_k^2 : k = 1 ... d }, exactly."""
+        rng = np.random.default_rng(0)
+        head = keras.layers.Dense(4)
+        decoder = keras.Sequential([keras.Input((2,)), head])
+        model = small_model([], latent_dim=2, decoder=decoder, noise_variance=0.3)
+        data = {"x": rng.normal(size=(50, 4))}
+        model.adapt(data)
+        model.fitted.assign(1.0)
+        seen = model.infer(model.encode_data(data))
+        weights = model.networks.decode(np.eye(2, dtype=np.float32)).numpy()
+        weights -= model.networks.decode(np.zeros((2, 2), np.float32)).numpy()
+        expected = np.square(seen.latent_std.numpy()) @ np.square(weights)
+        np.testing.assert_allclose(seen.latent_variance, expected, rtol=1e-4)
+        scale = np.square(model.feature_scale)
+        found = np.square(model.predictive(data).standard_deviation)
+        np.testing.assert_allclose(found, 0.3 + expected * scale, rtol=1e-4)
+
+    def test_curved_decoder_by_draws(self):
+        """Where the decoder bends it is the second moment of draws, within a tenth."""
+        rng = np.random.default_rng(0)
+        decoder = keras.Sequential([keras.Input((3,)), keras.layers.Dense(16, "tanh")])
+        model = small_model([], latent_dim=3, decoder=decoder)
+        data = {"x": rng.normal(size=(20, 4))}
+        model.adapt(data)
+        seen = model.infer(model.encode_data(data))
+        draws = [
+            seen.decoded(seen.latent_mean + 0.3 * rng.normal(size=(20, 3)).astype(np.float32))
+            for _ in range(4000)
+        ]
+        narrow = dataclasses.replace(seen)
+        narrow.__dict__["latent"] = (seen.latent_mean, tf.fill((20, 3), np.float32(2.0 * np.log(0.3))))
+        expected = np.mean(np.square(draws - seen.population.numpy()), axis=0)
+        np.testing.assert_allclose(narrow.latent_variance, expected, rtol=0.1)
+
+    def test_missing_cells_are_covered(self):
+        """90 % intervals of cells that were taken out cover them; without the latent they do not.
+
+        One latent moves all features alike; half of the cells of new rows are missing.
+        """
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(2400, 1)) * np.linspace(1.0, 2.0, 6) + rng.normal(size=(2400, 6))
+        model = small_model([], hidden_units=(32,))
+        missing = rng.uniform(size=x.shape) < 0.5
+        given = np.where(missing, np.nan, x)
+        keep = np.isfinite(given).any(axis=1)
+        train, test = {"x": given[:2000][keep[:2000]]}, {"x": given[2000:]}
+        model.adapt(train)
+        model.compile(keras.optimizers.Adam(0.005))
+        model.fit(train, epochs=25, batch_size=100, verbose=0)
+        prediction = model.predictive(test)
+        error = np.abs(x[2000:] - prediction.mean)[missing[2000:]]
+        deviation = prediction.standard_deviation[missing[2000:]]
+        given_latent = np.sqrt(model.variance_given_latent(model.encode_data(test)))
+        without = (given_latent * np.asarray(model.feature_scale))[missing[2000:]]
+        assert 0.86 < np.mean(error < 1.645 * deviation) < 0.94
+        assert np.mean(error < 1.645 * without) < 0.86
+
+
 def test_saved_and_exported(tmp_path: Path):
     """The shares are in the file, and served deviations are those of Python."""
-    import tensorflow as tf
-
     data = make_data()
     del data["t"]
     model = small_model([lmm.RandomIntercept("store")])

@@ -60,8 +60,8 @@ ax.figure.savefig("quickstart_effects.png", dpi=100)
 
 Each line is a cell. It shows the effect on the log of the price and its 90 % interval. Lines are
 coloured if their interval does not contain 0; these are about two thirds of the cells. The
-cheapest cell is at -1.85: `exp(-1.85)` is a sixth of the price in an average cell. The dearest
-cell is at 1.96 and has a single house. Its interval is wide, and its effect is shrunken towards
+cheapest cell is at -1.84: `exp(-1.84)` is a sixth of the price in an average cell. The dearest
+cell is at 2.04 and has a single house. Its interval is wide, and its effect is shrunken towards
 0, because one row is little evidence.
 """
 
@@ -79,7 +79,7 @@ print(f"{is_clear.mean():.0%} of the cells differ clearly from the average cell"
 
 `variance_partition` divides the variance of each feature among the latent variables, the cells
 and the noise. On the full data, 60 % of the variance of the log price and of the year built lies
-between cells. Beds and floors hardly depend on the place (5 and 9 %); the latent explains them.
+between cells. Beds and floors hardly depend on the place (6 and 9 %); the latent explains them.
 """
 
 # %%
@@ -120,7 +120,7 @@ for kind, chosen in (("random rows", is_test), ("new cells", is_new)):
 
 # %% [markdown]
 """
-On random rows the error falls from 0.28 to about 0.19. On new cells the plain VAE wins, 0.28
+On random rows the error falls from 0.28 to about 0.20. On new cells the plain VAE wins, 0.28
 against 0.36. The features of a house depend on its place. The plain latent contains the place;
 the latent of LMMVAE does not, and the effect of a new cell is unknown. If you only want to
 compress rows of groups that you have never seen, use the plain VAE. A surface over the
@@ -145,8 +145,8 @@ for row, kind in enumerate(("known cell", "unknown cell")):
 
 # %% [markdown]
 """
-The effect of this cell is +0.93, which is 2.5 times the price of an average cell. If the cell is
-not known, the standard deviation doubles from 0.30 to 0.60.
+The effect of this cell is +0.97, which is 2.6 times the price of an average cell. If the cell is
+not known, the standard deviation nearly doubles from 0.32 to 0.61.
 
 ## New groups without training
 

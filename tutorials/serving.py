@@ -178,9 +178,10 @@ within the cell. The standard deviation of the effect on the log price keeps fal
 
 ## Is this house unusual?
 
-`anomaly_score` is the mean over the features of the squared error divided by the predictive
-variance. It is about 1 for rows like those of training. `squared_residual` shows which feature is
-unusual. Here a clerk has typed the number of bedrooms into the field of the halfbaths.
+`anomaly_score` is the mean over the features of the squared error divided by the variance that it
+would have if the latent were known. It is about 1 for rows like those of training.
+`squared_residual` shows which feature is unusual. Here a clerk has typed the number of bedrooms
+into the field of the halfbaths.
 """
 
 # %%

@@ -116,7 +116,7 @@ def collect(model: FittedModel, data: Any, *, is_crossed: bool) -> Evidence:
     for rows in training_pass(model, data) if is_crossed else model.pass_over(data):
         parts = mixed_model.out_of_fold_parts(rows) if is_crossed else mixed_model.parts(rows)
         seen = model.infer(rows, parts)
-        expected = model.predictive_variance(rows)
+        expected = model.variance_given_latent(rows)
         mask = _mask(rows)
         error = seen.error.numpy().astype(np.float64) * mask
         for label, part in parts.items():

@@ -105,7 +105,7 @@ class ServingModule(tf.Module):
     def _serve(self, columns: Columns) -> Columns:
         model, rows = self._model.value, self._rows(columns)
         seen = model.infer(rows)
-        deviation = tf.sqrt(model.predictive_variance(rows)) * model.feature_scale
+        deviation = tf.sqrt(model.predictive_variance(seen)) * model.feature_scale
         return {
             "reconstruction": model.to_units(seen.mean),
             "standard_deviation": deviation,
@@ -130,7 +130,7 @@ class ServingModule(tf.Module):
         model, rows = self._model.value, self._rows(columns)
         observed = tf.cast(rows["observed"], tf.float32)
         error = model.infer(rows).error
-        squares = observed * tf.square(error) / model.predictive_variance(rows)
+        squares = observed * tf.square(error) / model.variance_given_latent(rows)
         cells = tf.reduce_sum(observed, axis=1)
         score = tf.math.divide_no_nan(tf.reduce_sum(squares, axis=1), cells)
         return {"score": score, "squared_residual": squares, **self._known(rows)}

@@ -144,8 +144,10 @@ def _decoded(model: FittedModel, inputs: Mapping[str, Any]) -> np.ndarray:
 
 def _scores(model: FittedModel, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     prediction = inspection.predictive(model, dict(inputs))
+    variance = model.variance_given_latent(model.encode_data(dict(inputs)))
     x = np.asarray(inputs["x"], np.float64)
-    squares = np.square((x - prediction.mean) / prediction.standard_deviation)
+    errors = (x - prediction.mean) / np.asarray(model.feature_scale)
+    squares = np.square(errors) / np.asarray(variance)
     observed = np.isfinite(x)
     squares = np.where(observed, squares, 0.0)
     score = squares.sum(axis=1) / np.maximum(observed.sum(axis=1), 1)

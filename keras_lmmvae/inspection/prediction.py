@@ -24,7 +24,7 @@ class Prediction:
     Attributes:
         mean: Reconstruction `f(E[u | x]) + Z B`, array `(n, p)`.
         standard_deviation: Of a new observation around it, array `(n, p)`: noise, and what is
-            not known of the effects.
+            not known of the effects and of the latent. A missing cell is such an observation.
         contributions: Term name -> its part `Z_k B_k` of the mean, array `(n, p)`.
         population: The rest of the mean, `f(E[u | x])`, array `(n, p)`.
     """
@@ -40,7 +40,7 @@ def predictive(model: FittedModel, data: Any) -> Prediction:
 
     def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
         seen = model.infer(rows)
-        deviation = tf.sqrt(model.predictive_variance(rows)) * model.feature_scale
+        deviation = tf.sqrt(model.predictive_variance(seen)) * model.feature_scale
         parts = [part * model.feature_scale for part in seen.parts.values()]
         return model.to_units(seen.population), deviation, *parts
 
@@ -70,7 +70,7 @@ def log_likelihood(model: FittedModel, data: Any, num_samples: int = 0) -> np.nd
 
     def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
         seen = model.infer(rows)
-        effects_variance = model.predictive_variance(rows) - model.noise_variance
+        effects_variance = model.variance_given_latent(rows) - model.noise_variance
 
         def density(latent: tf.Tensor) -> tf.Tensor:
             eta = seen.decoded(latent) + seen.contribution
