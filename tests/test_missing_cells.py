@@ -255,7 +255,10 @@ class TestPrediction:
             for _ in range(4000)
         ]
         narrow = dataclasses.replace(seen)
-        narrow.__dict__["latent"] = (seen.latent_mean, tf.fill((20, 3), np.float32(2.0 * np.log(0.3))))
+        narrow.__dict__["latent"] = (
+            seen.latent_mean,
+            tf.fill((20, 3), np.float32(2.0 * np.log(0.3))),
+        )
         expected = np.mean(np.square(draws - seen.population.numpy()), axis=0)
         np.testing.assert_allclose(narrow.latent_variance, expected, rtol=0.1)
 
