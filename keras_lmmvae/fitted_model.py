@@ -83,6 +83,9 @@ class FittedModel(Protocol):
     def infer(self, rows: Rows, parts: Parts | None = None) -> Inference:
         """What the model says of encoded rows."""
 
+    def infer_refined(self, rows: Rows, steps: int, by_density: bool = False) -> Inference:
+        """The same after so many Gauss-Newton steps on the latents."""
+
     def effects_noise_variance(self) -> tf.Tensor:
         """Noise variance that the effects' posterior sees, `(p,)`."""
 

@@ -35,11 +35,12 @@ class Prediction:
     population: np.ndarray
 
 
-def predictive(model: FittedModel, data: Any) -> Prediction:
+def predictive(model: FittedModel, data: Any, refine: int = 0) -> Prediction:
     """Reconstructions with their uncertainty; see `LMMVAE.predictive`."""
+    check_positive("refine", refine, integer=True, minimum=0)
 
     def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
-        seen = model.infer(rows)
+        seen = model.infer_refined(rows, refine, by_density=True)
         deviation = tf.sqrt(model.predictive_variance(seen)) * model.feature_scale
         parts = [part * model.feature_scale for part in seen.parts.values()]
         return model.to_units(seen.population), deviation, *parts
@@ -64,12 +65,15 @@ def term_effects(model: FittedModel, name: str, data: Any) -> tuple[np.ndarray, 
     return mean, deviation
 
 
-def log_likelihood(model: FittedModel, data: Any, num_samples: int = 0) -> np.ndarray:
+def log_likelihood(
+    model: FittedModel, data: Any, num_samples: int = 0, refine: int = 0
+) -> np.ndarray:
     """Lower bound of every row's log density; see `LMMVAE.log_likelihood`."""
     check_positive("num_samples", num_samples, integer=True, minimum=0)
+    check_positive("refine", refine, integer=True, minimum=0)
 
     def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
-        seen = model.infer(rows)
+        seen = model.infer_refined(rows, refine, by_density=True)
         effects_variance = model.variance_given_latent(rows) - model.noise_variance
 
         def density(latent: tf.Tensor) -> tf.Tensor:
