@@ -144,6 +144,7 @@ def test_plain_vae_is_lmmvae_without_terms(fitted):
     )
 
 
+@pytest.mark.slow
 def test_vae_beats_pca_on_a_curve():
     """On a curved manifold the VAE has less error than PCA, but more than the oracle."""
     simulation = simulate_categorical(

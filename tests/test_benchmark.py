@@ -118,6 +118,7 @@ class TestTinySuite:
 class TestRunner:
     CELLS = staticmethod(lambda: pick_cells(TINY, methods=["pca", "blup-pca"]))
 
+    @pytest.mark.slow
     def test_same_seed_same_numbers(self, tmp_path):
         """Alone, or after the cells before it: a cell's numbers are those of its seed."""
         table = TINY.tables()[0]

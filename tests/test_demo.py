@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pytest
 from matplotlib import image
 from rich.console import Console
 
@@ -16,6 +17,8 @@ from examples import houses_demo
 mpl.use("Agg")
 
 
+# `make demo` runs it with all its epochs.
+@pytest.mark.slow
 def test_demo_writes_everything_and_serves(tmp_path: Path) -> None:
     """All methods on both splits, pictures that are not blank, a model that answers."""
     text = io.StringIO()

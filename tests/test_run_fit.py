@@ -656,6 +656,7 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_commands_from_a_shell(files, tmp_path):
     """fit, Ctrl-C, fit --resume, evaluate, transform, export, inspect: as processes."""
     config = tmp_path / "config.yaml"

@@ -30,6 +30,9 @@ EXPECTED = {
     "your_own_encoder_and_term",
 }
 
+# They fit several models to compare them, which takes a quarter of a minute each.
+LONG = {"many_categories", "repeated_measures", "several_structures"}
+
 each_tutorial = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 
 
@@ -60,18 +63,26 @@ class TestNoneIsSkipped:
         assert sorted((ROOT / "tutorials").rglob("*.py")) == TUTORIALS
 
     def test_all_run(self, request: pytest.FixtureRequest) -> None:
-        """The run below has one case a tutorial, and none is marked to be skipped."""
+        """The run below has a case a tutorial; only long ones are left to `make test-slow`."""
         mine = [item for item in request.session.items if item.path == request.node.path]
         ran = [item for item in mine if item.name.startswith("test_runs[")]
         marks = {mark.name for item in ran for mark in item.iter_markers()}
-        assert not marks & {"skip", "skipif", "xfail", "slow"}
+        assert not marks & {"skip", "skipif", "xfail"}
+        if "slow" not in request.config.option.markexpr.replace("not slow", ""):
+            expected = {path for path in TUTORIALS if path.stem not in LONG}
+        else:
+            expected = set(TUTORIALS)
         if not request.config.option.keyword and "::" not in "".join(request.config.args):
-            assert {item.callspec.params["path"] for item in ran} == set(TUTORIALS)
+            assert {item.callspec.params["path"] for item in ran} == expected
 
 
 # Warnings are for readers of a tutorial to see.
 @pytest.mark.filterwarnings("default")
-@each_tutorial
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=pytest.mark.slow if p.stem in LONG else ()) for p in TUTORIALS],
+    ids=lambda path: path.stem,
+)
 def test_runs(
     path: Path,
     tmp_path: Path,
