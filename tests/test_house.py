@@ -191,14 +191,14 @@ def test_arrows_point_one_way(imports: Imports) -> None:
 def test_types_see_the_model(tmp_path: Path) -> None:
     """Misspelled attributes of `self`, and of what hangs on it, are errors for mypy."""
     text = (PACKAGE / "lmmvae.py").read_text(encoding="utf-8")
-    for name in ("self.networks_noise_variance()", "self.mixed_model.variance("):
+    for name in ("self._check_replicas()", "self.mixed_model.variance("):
         assert text.count(name) == 1
-        text = text.replace(name, name.replace("variance", "varianse"))
+        text = text.replace(name, name.replace("ari", "ary").replace("replica", "replika"))
     scratch = tmp_path / "misspelled.py"
     scratch.write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--no-error-summary", str(scratch)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     errors = [line for line in result.stdout.splitlines() if ": error: " in line]
     assert len(errors) == 2, result.stdout + result.stderr
-    assert '"MixedModel" has no attribute "varianse"' in errors[0]
-    assert '"LMMVAE" has no attribute "networks_noise_varianse"' in errors[1]
+    assert '"MixedModel" has no attribute "varyance"' in errors[0]
+    assert '"LMMVAE" has no attribute "_check_replikas"' in errors[1]
