@@ -205,17 +205,17 @@ class TestStep:
         """Steps on independent random halves of the rows wander around the BLUP: their mean is it.
 
         The expected step is half the way to the solution, so 20 steps forget the start. The mean
-        of 180 tables with a correlation time of about 4 steps is within 5 / sqrt(45) of a
+        of 500 tables with a correlation time of about 4 steps is within 5 / sqrt(125) of a
         table's own spread.
         """
         rng = np.random.default_rng(3)
         exact, tables = case.exact()[0], []
-        for number in range(200):
+        for number in range(520):
             case.step(np.flatnonzero(rng.uniform(size=len(case.codes)) < 0.5))
             if number >= 20:
                 tables.append(case.table)
         spread = np.std(tables, axis=0)
-        bound = 5 / np.sqrt(45) * spread + 1e-4
+        bound = 5 / np.sqrt(125) * spread + 1e-4
         assert (np.abs(np.mean(tables, axis=0) - exact) < bound).all()
         assert spread.mean() < np.abs(exact).mean()
 

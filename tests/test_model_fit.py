@@ -567,16 +567,16 @@ class TestLikelihood:
         """Averaged over rows and draws: ELBO <= importance-weighted bound, which grows with the
         samples; the bound without draws is the ELBO up to its quadrature, 0.1 nats a row.
 
-        One sample is the ELBO. Means over 8 seeds have standard errors of about 0.005.
+        One sample is the ELBO. Means over 20 seeds have standard errors of about 0.003.
         """
         means = {}
         for samples in (1, 5, 50):
             values = []
-            for seed in range(8):
+            for seed in range(20):
                 monkeypatch.setattr(model, "seed", seed)
                 values.append(model.log_likelihood(data, num_samples=samples).mean())
             means[samples] = np.mean(values)
-        assert means[1] < means[5] < means[50] + 0.003
+        assert means[1] < means[5] < means[50] + 0.002
         assert model.log_likelihood(data).mean() == pytest.approx(means[1], abs=0.1)
 
     def test_samples_are_fixed_by_the_seed(self, model, data):

@@ -352,9 +352,9 @@ def run_main(monkeypatch, *arguments: str) -> int:
 
 class TestCommands:
     @pytest.fixture(scope="class")
-    def run(self, tmp_path_factory) -> Path:
+    def run(self, model, tmp_path_factory) -> Path:
         folder = tmp_path_factory.mktemp("run")
-        fitted("intercepts").save(folder / MODEL_FILE)
+        model.save(folder / MODEL_FILE)
         return folder
 
     def test_export_then_inspect(self, run, tmp_path, monkeypatch, capsys):
@@ -369,7 +369,7 @@ class TestCommands:
         before = capsys.readouterr().out
         assert run_main(monkeypatch, "inspect", str(target / "1")) == 0
         assert capsys.readouterr().out == before
-        assert "RandomIntercept of city" in before
+        assert "RandomSlopes of city, t" in before
 
     def test_errors_are_one_line(self, tmp_path, monkeypatch, capsys):
         (tmp_path / "damaged.keras").write_bytes(b"PK\x03\x04 no")

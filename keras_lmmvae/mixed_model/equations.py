@@ -132,19 +132,21 @@ class Equations:
         for term, effects in zip(self.terms, self.effects, strict=True):
             gram = tf.zeros_like(effects.folds.gram)
             count = tf.zeros_like(effects.folds.count)
-            traces = tf.zeros((*count.shape, effects.num_features))
+            traces = None
+            if effects.has_missing_cells:
+                traces = tf.zeros((*count.shape, effects.num_features))
             for rows in self.chunks:
                 encoded = rows.encoded[term.label]
                 codes, weights = encoded["codes"], rows.row_weights
                 basis, levels = term.basis_of(encoded), effects.num_levels
                 gram += design.gram(codes, basis, levels, weights, rows.fold)
                 count += design.count(codes, levels, weights, rows.fold)
-                if effects.has_missing_cells:
+                if traces is not None:
                     traces += self._traces(rows, codes, basis, levels)
             known: tuple[Any, ...] = ()
             if earlier is not None:
                 known = (earlier.grams[term.label], earlier.traces[term.label])
-            effects.set_design(gram, count, traces if effects.has_missing_cells else None, *known)
+            effects.set_design(gram, count, traces, *known)
 
     def _traces(
         self, rows: DesignRows, codes: tf.Tensor, basis: tf.Tensor | None, num_levels: int
