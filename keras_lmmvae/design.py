@@ -16,11 +16,14 @@ import tensorflow as tf
 
 __all__ = [
     "NUM_FOLDS",
+    "choose_fold",
     "compact_codes",
     "count",
     "gram",
     "level_rows",
+    "level_rows_by_fold",
     "product",
+    "product_of_rows",
     "segment_mean",
     "transpose_product",
 ]
@@ -62,16 +65,29 @@ def level_rows(table: tf.Tensor, codes: tf.Tensor, fold: tf.Tensor | None = None
     clipped = tf.maximum(codes, 0)
     if fold is None:
         return tf.gather(table, clipped)
-    if not isinstance(table, tf.Variable):
-        return tf.gather_nd(table, tf.stack([fold, clipped], axis=1))
-    # XLA has no `gather_nd` of variables: each row reads the level of both folds, and keeps one.
-    both = tf.raw_ops.ResourceGather(
+    if isinstance(table, tf.Variable):
+        return choose_fold(level_rows_by_fold(table, codes), fold)
+    return tf.gather_nd(table, tf.stack([fold, clipped], axis=1))
+
+
+def level_rows_by_fold(table: tf.Variable, codes: tf.Tensor) -> tf.Tensor:
+    """What a variable by fold holds for the levels of rows in both folds, `(folds, b, ...)`.
+
+    XLA has no `gather_nd` of variables. So each row reads the level of both folds.
+    """
+    clipped = tf.maximum(codes, 0)
+    return tf.raw_ops.ResourceGather(
         resource=table.handle,
         indices=tf.stack([clipped] * NUM_FOLDS),
         dtype=table.dtype,
         batch_dims=1,
     )
-    return tf.gather_nd(both, tf.stack([fold, tf.range(tf.shape(codes)[0])], axis=1))
+
+
+def choose_fold(values: tf.Tensor, fold: tf.Tensor) -> tf.Tensor:
+    """Of values by fold, `(folds, b, ...)`, those of the rows' folds, `(b, ...)`."""
+    is_first = tf.reshape(fold == 0, (-1, *[1] * (len(values.shape) - 2)))
+    return tf.where(is_first, values[0], values[1])
 
 
 def product(
@@ -90,7 +106,11 @@ def product(
     if basis is not None and isinstance(tables, int) and _is_small(tables, basis):
         spread = _spread(_segments(codes, levels, fold), basis, tables)
         return tf.matmul(spread, tf.reshape(effects, (tables * size, width)))
-    rows = level_rows(effects, codes, fold)  # (b, m, p)
+    return product_of_rows(level_rows(effects, codes, fold), codes, basis)
+
+
+def product_of_rows(rows: tf.Tensor, codes: tf.Tensor, basis: tf.Tensor | None) -> tf.Tensor:
+    """Rows of `Z @ B`, `(b, p)`, where the effects of the rows' levels are known, `(b, m, p)`."""
     rows = rows[:, 0] if basis is None else tf.reduce_sum(basis[:, :, None] * rows, axis=1)
     return tf.where(codes[:, None] >= 0, rows, tf.zeros_like(rows))
 

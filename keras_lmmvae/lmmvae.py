@@ -512,7 +512,7 @@ class LMMVAE(keras.Model):
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        fit.after_gradient(rows, tf.stop_gradient(residual), tf.stop_gradient(error))
+        fit.after_gradient(rows, effects, tf.stop_gradient(residual), tf.stop_gradient(error))
         return self._track(terms, negative, rows.get("weight"))
 
     def test_step(self, rows: Rows) -> dict[str, tf.Tensor]:

@@ -20,6 +20,7 @@ from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
 from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
 from keras_lmmvae.mixed_model.level_effects import LevelEffects
 from keras_lmmvae.mixed_model.mixed_model import MixedModel
+from keras_lmmvae.mixed_model.table_rows import TableRows
 from keras_lmmvae.validation import NULL_INTEGER
 
 __all__ = ["adapted", "check_term", "normalised", "with_effects"]
@@ -151,7 +152,7 @@ def check_design(make_term: MakeTerm, data: Data) -> None:
     dense = dense_design(codes, basis, levels)
     table = np.random.default_rng(0).normal(size=(levels, size, 2)).astype(np.float32)
     effects.table.effects.assign(table)
-    product = effects.table.product(codes, basis)
+    product = TableRows(effects.table, effects.prior, codes, basis).product()
     np.testing.assert_allclose(product, dense @ table.reshape(-1, 2), rtol=1e-4, atol=1e-4)
     gram = (dense.T @ dense).reshape(levels, size, levels, size)
     blocks = np.stack([gram[level, :, level] for level in range(levels)])
@@ -177,7 +178,7 @@ def check_posterior(make_term: MakeTerm, data: Data) -> None:
             tf.constant(values / noise, tf.float32), codes_now, basis, term.num_levels
         )
         mean = effects.table.solve(scores, effects.prior, noise)
-        variance = effects.table.row_variance(codes_now, basis, effects.prior, noise)
+        variance = TableRows(effects.table, effects.prior, codes_now, basis).variance(noise)
         dense = dense_design(codes_now, basis, term.num_levels)
         psi = np.kron(np.eye(term.num_levels), effects.coefficient_covariance.numpy())
         expected, covariance = blup(values, dense, noise, np.array([2.0, 0.5]), psi)
@@ -217,13 +218,13 @@ def check_limits(make_term: MakeTerm, data: Data) -> None:
     values = tf.constant(np.random.default_rng(2).normal(size=(len(codes), 2)), tf.float32)
     scores = design.transpose_product(values / noise, codes, basis, term.num_levels)
     mean = effects.table.solve(scores, effects.prior, noise)
-    variance = effects.table.row_variance(codes, basis, effects.prior, noise).numpy()
+    variance = TableRows(effects.table, effects.prior, codes, basis).variance(noise).numpy()
     np.testing.assert_array_equal(mean[..., 0], 0.0)
     np.testing.assert_array_equal(variance[:, 0], 0.0)
     assert np.abs(mean[..., 1]).max() > 0.0
     assert variance[:, 1].max() > 0.0
     effects.set_design(tf.zeros_like(effects.folds.gram), tf.zeros_like(effects.folds.count))
-    variance = effects.table.row_variance(codes, basis, effects.prior, noise)
+    variance = TableRows(effects.table, effects.prior, codes, basis).variance(noise)
     prior = effects.prior.row_variance(basis, len(codes))
     np.testing.assert_allclose(variance, prior, rtol=1e-3, atol=1e-5)
 
@@ -299,15 +300,15 @@ def check_xla(make_term: MakeTerm, data: Data) -> None:
 
     def contribution(codes: tf.Tensor, numbers: dict[str, tf.Tensor]) -> tf.Tensor:
         encoded = {**term.encode_of_one_level(numbers), "codes": codes}
-        return effects.table.product(codes, term.basis_of(encoded))
+        read = TableRows(effects.table, effects.prior, codes, term.basis_of(encoded))
+        return read.product()
 
     eager = contribution(codes, numbers)
     compiled = tf.function(contribution, jit_compile=True)(codes, numbers)
     np.testing.assert_allclose(compiled, eager, rtol=1e-4, atol=1e-4)
     whole = term.encode(columns)
-    np.testing.assert_allclose(
-        eager, effects.table.product(whole["codes"], term.basis_of(whole)), rtol=1e-5, atol=1e-5
-    )
+    read = TableRows(effects.table, effects.prior, whole["codes"], term.basis_of(whole))
+    np.testing.assert_allclose(eager, read.product(), rtol=1e-5, atol=1e-5)
 
 
 # A term in a model ------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from keras_lmmvae.mixed_model.half_samples import (
 )
 from keras_lmmvae.mixed_model.level_effects import LevelEffects
 from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR, LevelPrior
+from keras_lmmvae.mixed_model.table_rows import TableRows
 
 FEATURES = 3
 NOISE = np.array([0.5, 1.0, 2.0], np.float32)
@@ -66,22 +67,24 @@ class Case:
         shape = (2, -1) if by_fold else (-1,)
         return mean.reshape(*shape, size, FEATURES), blocks.reshape(*shape, *blocks.shape[1:])
 
+    def rows(
+        self, rows: np.ndarray | slice = slice(None), fold: np.ndarray | None = None
+    ) -> TableRows:
+        """Some rows in the tables of their own folds, or of given ones."""
+        basis = None if self.basis is None else tf.constant(self.basis[rows])
+        fold = self.fold[rows] if fold is None else fold
+        codes, folds = tf.constant(self.codes[rows]), self.effects.folds
+        return TableRows(folds, self.effects.prior, codes, basis, tf.constant(fold))
+
     def read(self, fold: np.ndarray) -> np.ndarray:
         """What rows read of the tables of these folds."""
-        return self.effects.folds.product(self.codes, self.basis, fold).numpy()
+        return self.rows(fold=fold).product().numpy()
 
     def step(self, rows: np.ndarray | slice = slice(None)) -> None:
         """One step on some rows, with their residuals from the own fold's table."""
-        table, prior = self.effects.folds, self.effects.prior
-        basis = None if self.basis is None else tf.constant(self.basis[rows])
-        codes, fold = tf.constant(self.codes[rows]), tf.constant(self.fold[rows])
-        residual = self.values[rows] - table.product(codes, basis, fold)
-        weights = tf.constant(self.weights[rows])
-        table.add(
-            table.increment(
-                residual * weights[:, None], codes, basis, fold, prior, tf.constant(NOISE), weights
-            )
-        )
+        read, weights = self.rows(rows), tf.constant(self.weights[rows])
+        residual = (self.values[rows] - read.product()) * weights[:, None]
+        self.effects.folds.add(read.increment(residual, tf.constant(NOISE), weights))
 
     def solve(self) -> None:
         """Sets the tables of the folds to the exact solution."""
@@ -170,7 +173,7 @@ class TestStep:
 
     def test_increments_of_replicas_may_be_joined(self, case):
         """Increments of two parts of a batch, taken before any is added, are that of the batch."""
-        folds, prior = case.effects.folds, case.effects.prior
+        folds = case.effects.folds
         start = np.random.default_rng(9).normal(size=case.table.shape)
         folds.effects.assign(start)
         case.step()
@@ -178,12 +181,9 @@ class TestStep:
         folds.effects.assign(start)
         increments = []
         for rows in (slice(0, None, 2), slice(1, None, 2)):
-            basis = None if case.basis is None else tf.constant(case.basis[rows])
-            codes, fold = tf.constant(case.codes[rows]), tf.constant(case.fold[rows])
-            residual = case.values[rows] - folds.product(codes, basis, fold)
-            increments.append(
-                folds.increment(residual, codes, basis, fold, prior, tf.constant(NOISE))
-            )
+            read = case.rows(rows)
+            residual = case.values[rows] - read.product()
+            increments.append(read.increment(residual, tf.constant(NOISE)))
         for increment in increments:
             folds.add(increment)
         assert np.abs(together - start).max() > 0.1
@@ -253,7 +253,7 @@ class TestReading:
         expected[case.codes < 0] = 0.0
         table = case.effects.folds if by_fold else case.effects.table
         fold = case.fold if by_fold else None
-        actual = table.row_variance(case.codes, case.basis, case.effects.prior, NOISE, fold)
+        actual = TableRows(table, case.effects.prior, case.codes, case.basis, fold).variance(NOISE)
         np.testing.assert_allclose(actual, expected, **CLOSE)
 
     def test_level_without_rows_has_the_prior(self):
@@ -265,7 +265,7 @@ class TestReading:
             empty, table = case.effects.num_levels - 1, case.effects.table
             np.testing.assert_array_equal(table.effects[empty], 0.0)
             codes = tf.fill([len(case.codes)], empty)
-            actual = table.row_variance(codes, case.basis, case.effects.prior, NOISE)
+            actual = TableRows(table, case.effects.prior, codes, case.basis).variance(NOISE)
             prior = case.effects.prior.row_variance(case.basis, len(case.codes))
             np.testing.assert_allclose(actual, prior, rtol=1e-4, err_msg=name)
             phi = np.ones((1, 1)) if case.basis is None else case.basis
@@ -301,8 +301,7 @@ class TestReading:
             for level in range(case.effects.num_levels)
             for f in range(FEATURES)
         )
-        folds, prior = case.effects.folds, case.effects.prior
-        shares = folds.kl_share(tf.constant(case.codes), tf.constant(case.fold), prior, NOISE)
+        shares = case.rows().kl_share(NOISE)
         np.testing.assert_array_equal(shares[case.codes < 0], 0.0)
         np.testing.assert_allclose(np.sum(shares), expected, rtol=1e-4)
 
@@ -312,9 +311,8 @@ class TestReading:
         folds, levels = case.effects.folds, case.effects.num_levels
         case.effects.set_design(tf.zeros_like(folds.gram), tf.ones_like(folds.count))
         for fold in range(2):
-            share = folds.kl_share(
-                tf.range(levels), tf.fill([levels], fold), case.effects.prior, NOISE
-            )
+            rows = (tf.range(levels), None, tf.fill([levels], fold))
+            share = TableRows(folds, case.effects.prior, *rows).kl_share(NOISE)
             np.testing.assert_allclose(share, 0.0, atol=1e-5)
 
 
@@ -366,10 +364,10 @@ class TestPooling:
         np.testing.assert_array_equal(larger.coefficient_covariance, PSI)
         every = tf.range(levels + 3)
         basis = tf.constant(np.random.default_rng(7).normal(size=(levels + 3, 3)), tf.float32)
-        variance = larger.table.row_variance(every, basis, larger.prior, NOISE)
-        old = case.effects.table.row_variance(
-            every[:levels], basis[:levels], case.effects.prior, NOISE
-        )
+        variance = TableRows(larger.table, larger.prior, every, basis).variance(NOISE)
+        old = TableRows(
+            case.effects.table, case.effects.prior, every[:levels], basis[:levels]
+        ).variance(NOISE)
         np.testing.assert_allclose(variance[:levels], old, rtol=1e-6)
         prior = larger.prior.row_variance(basis[levels:], 3)
         np.testing.assert_allclose(variance[levels:], prior, rtol=1e-4)
@@ -559,15 +557,14 @@ class TestEquivalence:
         spatial.step()
         at_places = np.einsum("qm,kmf->kqf", phi, spatial.table[:, 0])
         np.testing.assert_allclose(at_places, categorical.table[:, :, 0], **CLOSE)
-        levels = categorical.effects
         np.testing.assert_allclose(
-            effects.folds.row_variance(codes, tf.constant(basis), effects.prior, NOISE, fold),
-            levels.folds.row_variance(categorical.codes, None, levels.prior, NOISE, fold),
+            spatial.rows().variance(NOISE),
+            categorical.rows().variance(NOISE),
             **CLOSE,
         )
         np.testing.assert_allclose(
-            np.sum(effects.folds.kl_share(codes, fold, effects.prior, NOISE)),
-            np.sum(levels.folds.kl_share(categorical.codes, fold, levels.prior, NOISE)),
+            np.sum(spatial.rows().kl_share(NOISE)),
+            np.sum(categorical.rows().kl_share(NOISE)),
             rtol=1e-4,
         )
 

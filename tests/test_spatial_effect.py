@@ -17,6 +17,7 @@ from keras_lmmvae.effects.scaling import EARTH_RADIUS_KM
 from keras_lmmvae.effects.vocabulary import NULL_CODE
 from keras_lmmvae.kernels import Stationary
 from keras_lmmvae.mixed_model import MixedModel
+from keras_lmmvae.mixed_model.table_rows import TableRows
 from keras_lmmvae.rows import Rows
 
 tfd = tfp.distributions
@@ -193,7 +194,9 @@ class TestExactBasis:
         # With hardly any noise the surface is known wherever the basis reaches.
         noise = tf.fill([2], 1e-6)
         captured = np.square(basis).sum(axis=1)
-        seen = effects.table.row_variance(tf.zeros(300, tf.int32), basis, effects.prior, noise)
+        seen = TableRows(effects.table, effects.prior, tf.zeros(300, tf.int32), basis).variance(
+            noise
+        )
         excess = (model.variance(rows, noise) - seen).numpy()[:, 0]
         expected = 2.0 * np.maximum(captured.mean() - captured, 0.0)
         np.testing.assert_allclose(excess, expected, atol=1e-4)

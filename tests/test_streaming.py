@@ -59,8 +59,9 @@ class Stream:
 
     def _step(self, rows: Any) -> None:
         fit = self.model.effects_fit
-        seen = self.model.infer(rows, fit.training_effects(rows).parts)
-        fit.after_gradient(rows, seen.residual, seen.error)
+        effects = fit.training_effects(rows)
+        seen = self.model.infer(rows, effects.parts)
+        fit.after_gradient(rows, effects, seen.residual, seen.error)
 
     def take(self, chosen: np.ndarray) -> Any:
         return tf.nest.map_structure(lambda value: tf.gather(value, chosen), self.rows)

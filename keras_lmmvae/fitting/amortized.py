@@ -88,8 +88,10 @@ class AmortizedFit(EffectsFit):
         count = tf.gather(effects.aggregate_count.value, tf.maximum(codes, 0))
         return known / tf.maximum(count, 1.0)
 
-    def after_gradient(self, rows: Rows, residual: tf.Tensor, error: tf.Tensor) -> None:
-        del residual
+    def after_gradient(
+        self, rows: Rows, effects: TrainingEffects, residual: tf.Tensor, error: tf.Tensor
+    ) -> None:
+        del effects, residual
         self.likelihood.update(tf.square(error), cell_weights(rows))
 
     def begin(self, rows: Pass, is_fitted: bool) -> None:

@@ -73,13 +73,17 @@ class ConjugateFit(EffectsFit):
     # In a training step -----------------------------------------------------------------------
 
     def training_effects(self, rows: Rows) -> TrainingEffects:
-        kl = self.mixed_model.kl(rows, self.noise_variance)
-        return TrainingEffects(self.mixed_model.out_of_fold_parts(rows), kl)
+        own = self.mixed_model.own_fold(rows)
+        kl = self.mixed_model.kl(rows, self.noise_variance, own)
+        return TrainingEffects(self.mixed_model.out_of_fold_parts(rows, own), kl, own)
 
-    def after_gradient(self, rows: Rows, residual: tf.Tensor, error: tf.Tensor) -> None:
+    def after_gradient(
+        self, rows: Rows, effects: TrainingEffects, residual: tf.Tensor, error: tf.Tensor
+    ) -> None:
         squares = tf.square(error)
         if self.mixed_model.terms:
-            squares = self.mixed_model.step(rows, residual, self.noise_variance)
+            noise = self.noise_variance
+            squares = self.mixed_model.step(rows, residual, noise, effects.own)
         self.likelihood.update(squares, cell_weights(rows))
 
     # Around the steps -------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """What a way of fitting the random effects offers to the training loop."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_lmmvae.likelihood import GaussianLikelihood
-from keras_lmmvae.mixed_model.mixed_model import MixedModel, Parts
+from keras_lmmvae.mixed_model.mixed_model import FoldRows, MixedModel, Parts
 from keras_lmmvae.networks import LatentNetworks
 from keras_lmmvae.rows import Pass, Rows
 
@@ -22,10 +22,12 @@ class TrainingEffects:
     Attributes:
         parts: Term name -> its contribution `Z_k B_k`, float tensor `(b, p)`.
         kl: Every row's share of the effects' KL, float tensor `(b,)`, nats.
+        own: The rows in the tables of their own folds; empty where there are no folds.
     """
 
     parts: Parts
     kl: tf.Tensor
+    own: FoldRows = field(default_factory=dict)
 
 
 class EffectsFit(ABC):
@@ -49,8 +51,10 @@ class EffectsFit(ABC):
         """Effects of a mini-batch, inside the gradient tape."""
 
     @abstractmethod
-    def after_gradient(self, rows: Rows, residual: tf.Tensor, error: tf.Tensor) -> None:
-        """Ends a training step: `residual` is x - f(u), `error` what the effects left of it."""
+    def after_gradient(
+        self, rows: Rows, effects: TrainingEffects, residual: tf.Tensor, error: tf.Tensor
+    ) -> None:
+        """Ends a training step: `residual` is x - f(u), `error` what `effects` left of it."""
 
     @abstractmethod
     def begin(self, rows: Pass, is_fitted: bool) -> None:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lmmvae import design
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.effects.vocabulary import UNKNOWN_CODE
 from keras_lmmvae.layers.state_layer import StateLayer
@@ -14,6 +15,7 @@ from keras_lmmvae.linalg import LevelPosterior
 from keras_lmmvae.mixed_model.condition import condition, known_level
 from keras_lmmvae.mixed_model.equations import EarlierRows, Equations, Solution
 from keras_lmmvae.mixed_model.level_effects import LevelEffects
+from keras_lmmvae.mixed_model.table_rows import TableRows
 from keras_lmmvae.mixed_model.variances import (
     SimulatedFit,
     moment_matrix,
@@ -22,10 +24,13 @@ from keras_lmmvae.mixed_model.variances import (
 )
 from keras_lmmvae.rows import EFFECTS, FEATURES, FOLD, Pass, Rows, cell_weights, row_weights
 
-__all__ = ["MixedModel", "Parts", "total_of"]
+__all__ = ["FoldRows", "MixedModel", "Parts", "total_of"]
 
 Parts = dict[str, tf.Tensor]
 """Term name -> its contribution `Z_k B_k` to some rows, `(b, p)`."""
+
+FoldRows = dict[str, TableRows]
+"""Term name -> training rows in the table of their own folds, or of the other ones."""
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
@@ -102,21 +107,26 @@ class MixedModel(StateLayer):
         found = {}
         for term in self.terms if terms is None else terms:
             encoded = rows[EFFECTS][term.label]
-            table = self.of(term.label).table
-            found[term.label] = table.product(encoded["codes"], term.basis_of(encoded))
+            effects = self.of(term.label).table.effects.value
+            found[term.label] = design.product(effects, encoded["codes"], term.basis_of(encoded))
         return found
 
-    def out_of_fold_parts(self, rows: Rows) -> Parts:
+    def own_fold(self, rows: Rows) -> FoldRows:
+        """Training rows in the tables of their own folds.
+
+        Methods that take it as `own` read no entry twice. It holds until the effects change.
+        """
+        return {term.label: _own_fold(term, effects, rows) for term, effects in self.pairs()}
+
+    def out_of_fold_parts(self, rows: Rows, own: FoldRows | None = None) -> Parts:
         """Contributions to training rows, from the effects of the fold that they are not in."""
-        return self._fold_parts(rows, 1 - rows[FOLD])
+        own = self.own_fold(rows) if own is None else own
+        return {label: part.of_other_fold().product() for label, part in own.items()}
 
-    def own_fold_parts(self, rows: Rows) -> Parts:
+    def own_fold_parts(self, rows: Rows, own: FoldRows | None = None) -> Parts:
         """Contributions to training rows, from the effects of their own fold."""
-        return self._fold_parts(rows, rows[FOLD])
-
-    def _fold_parts(self, rows: Rows, fold: tf.Tensor) -> Parts:
-        pairs = self.pairs()
-        return {term.label: _fold_part(term, effects, rows, fold) for term, effects in pairs}
+        own = self.own_fold(rows) if own is None else own
+        return {label: part.product() for label, part in own.items()}
 
     def contribution(self, rows: Rows) -> tf.Tensor:
         """`sum_k Z_k B_k` of new rows, `(b, p)`."""
@@ -155,7 +165,7 @@ class MixedModel(StateLayer):
         if self.is_amortized:
             seen = tf.zeros_like(prior)
         else:
-            seen = effects.table.row_variance(codes, basis, effects.prior, noise_variance)
+            seen = TableRows(effects.table, effects.prior, codes, basis).variance(noise_variance)
             ratio = effects.variance_ratio.value if is_marginal else self.variance_ratios.value[1]
             seen = seen * ratio
             share = 1.0 if is_marginal else _mean_share(effects, basis)
@@ -165,27 +175,31 @@ class MixedModel(StateLayer):
                 seen += missing[:, None] * effects.effect_variance
         return tf.where((codes == UNKNOWN_CODE)[:, None], prior, seen)
 
-    def kl(self, rows: Rows, noise_variance: tf.Tensor) -> tf.Tensor:
+    def kl(self, rows: Rows, noise_variance: tf.Tensor, own: FoldRows | None = None) -> tf.Tensor:
         """The rows' shares of KL(q(B) || p(B)) in their own folds, `(b,)`, nats."""
         total = tf.zeros(tf.shape(rows[FEATURES])[0])
-        for term, effects in self.pairs():
-            codes = rows[EFFECTS][term.label]["codes"]
-            total += effects.folds.kl_share(codes, rows[FOLD], effects.prior, noise_variance)
+        for part in (self.own_fold(rows) if own is None else own).values():
+            total += part.kl_share(noise_variance)
         return total
 
-    def own_variance(self, rows: Rows, noise_variance: tf.Tensor) -> tf.Tensor:
+    def own_variance(
+        self, rows: Rows, noise_variance: tf.Tensor, own: FoldRows | None = None
+    ) -> tf.Tensor:
         """Posterior variance of `own_fold_parts` together, `(b, p)`."""
         total = tf.zeros_like(rows[FEATURES])
-        for term, effects in self.pairs():
-            encoded = rows[EFFECTS][term.label]
-            total += effects.folds.row_variance(
-                encoded["codes"], term.basis_of(encoded), effects.prior, noise_variance, rows[FOLD]
-            )
+        for part in (self.own_fold(rows) if own is None else own).values():
+            total += part.variance(noise_variance)
         return total * self.variance_ratios.value[0]
 
     # Rows teach the effects -----------------------------------------------------------------
 
-    def step(self, rows: Rows, residual: tf.Tensor, noise_variance: tf.Tensor) -> tf.Tensor:
+    def step(
+        self,
+        rows: Rows,
+        residual: tf.Tensor,
+        noise_variance: tf.Tensor,
+        own: FoldRows | None = None,
+    ) -> tf.Tensor:
         """Moves the effects of a mini-batch's levels towards their posterior means.
 
         One term after the other, each with the others' newest effects (Gauss-Seidel): this
@@ -197,23 +211,15 @@ class MixedModel(StateLayer):
             of the errors before and after has the weight of the solved equations.
         """
         cells, weights = cell_weights(rows), row_weights(rows)
-        parts = self.own_fold_parts(rows)
+        own = self.own_fold(rows) if own is None else own
+        parts = self.own_fold_parts(rows, own)
         before = error = residual - total_of(parts, rows)
         for term, effects in self.pairs():
-            encoded, fold = rows[EFFECTS][term.label], rows[FOLD]
             weighted = error if cells is None else error * cells
-            increment = effects.folds.increment(
-                weighted,
-                encoded["codes"],
-                term.basis_of(encoded),
-                fold,
-                effects.prior,
-                noise_variance,
-                weights,
-            )
+            increment = own[term.label].increment(weighted, noise_variance, weights)
             effects.folds.add(increment)
-            error += parts[term.label] - _fold_part(term, effects, rows, fold)
-        return before * error + self.own_variance(rows, noise_variance)
+            error += parts[term.label] - _own_fold(term, effects, rows).product()
+        return before * error + self.own_variance(rows, noise_variance, own)
 
     def equations(self, rows: Pass, earlier: EarlierRows | None = None) -> Equations:
         """Henderson's equations of these rows; their designs become those of the terms.
@@ -322,9 +328,10 @@ def total_of(parts: Parts, rows: Rows) -> tf.Tensor:
     return tf.add_n(list(parts.values())) if parts else tf.zeros_like(rows[FEATURES])
 
 
-def _fold_part(term: RandomEffect, effects: LevelEffects, rows: Rows, fold: tf.Tensor) -> tf.Tensor:
+def _own_fold(term: RandomEffect, effects: LevelEffects, rows: Rows) -> TableRows:
     encoded = rows[EFFECTS][term.label]
-    return effects.folds.product(encoded["codes"], term.basis_of(encoded), fold)
+    basis = term.basis_of(encoded)
+    return TableRows(effects.folds, effects.prior, encoded["codes"], basis, rows[FOLD])
 
 
 def _mean_share(effects: LevelEffects, basis: tf.Tensor | None) -> tf.Tensor | float:

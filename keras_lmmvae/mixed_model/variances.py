@@ -21,6 +21,7 @@ from keras_lmmvae.mixed_model.half_samples import (
 )
 from keras_lmmvae.mixed_model.level_effects import LevelEffects
 from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR
+from keras_lmmvae.mixed_model.table_rows import TableRows
 
 __all__ = ["SimulatedFit", "moment_matrix", "solve_moments", "update_variances", "variance_ratios"]
 
@@ -104,9 +105,8 @@ class SimulatedFit:
                 error = design.product(self.estimate[term.label], codes, basis, fold)
                 error -= design.product(self.truth[term.label], codes, basis)
                 table = effects.folds if self.by_fold else effects.table
-                variance = table.row_variance(
-                    codes, basis, effects.prior, self.noise_variance, fold
-                )
+                seen = TableRows(table, effects.prior, codes, basis, fold)
+                variance = seen.variance(self.noise_variance)
                 found[term.label] += tf.reduce_sum(tf.square(error))
                 expected[term.label] += tf.reduce_sum(variance)
                 together += error
