@@ -71,7 +71,7 @@ def level_rows(table: tf.Tensor, codes: tf.Tensor, fold: tf.Tensor | None = None
 
 
 def level_rows_by_fold(table: tf.Variable, codes: tf.Tensor) -> tf.Tensor:
-    """What a variable by fold holds for the levels of rows in both folds, `(folds, b, ...)`.
+    """Entries of the rows' levels in both folds of a variable, `(folds, b, ...)`.
 
     XLA has no `gather_nd` of variables. So each row reads the level of both folds.
     """
@@ -85,7 +85,7 @@ def level_rows_by_fold(table: tf.Variable, codes: tf.Tensor) -> tf.Tensor:
 
 
 def choose_fold(values: tf.Tensor, fold: tf.Tensor) -> tf.Tensor:
-    """Of values by fold, `(folds, b, ...)`, those of the rows' folds, `(b, ...)`."""
+    """Each row's entry in its own fold, `(b, ...)`, of entries in both, `(folds, b, ...)`."""
     is_first = tf.reshape(fold == 0, (-1, *[1] * (len(values.shape) - 2)))
     return tf.where(is_first, values[0], values[1])
 

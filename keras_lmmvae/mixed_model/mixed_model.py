@@ -30,7 +30,7 @@ Parts = dict[str, tf.Tensor]
 """Term name -> its contribution `Z_k B_k` to some rows, `(b, p)`."""
 
 FoldRows = dict[str, TableRows]
-"""Term name -> training rows in the table of their own folds, or of the other ones."""
+"""Term name -> training rows in the table of their own folds."""
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
