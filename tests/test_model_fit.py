@@ -87,7 +87,7 @@ def _error_of_a_step(model: lmm.LMMVAE, row: Rows, training: bool) -> np.ndarray
     """`x - f(u) - Z B` of a row, `(p,)`, with the draw of `u` that the step will make."""
     if not training:
         return model.infer(row).error.numpy()[0]
-    seen = model.infer(row, model.mixed_model.out_of_fold_parts(row))
+    seen = model.infer(row, model.mixed_model.out_of_fold_parts(model.mixed_model.own_fold(row)))
     generator = keras.random.SeedGenerator(0)
     generator.state.assign(model.seed_generator.state)
     draw = keras.random.normal(seen.latent_mean.shape, seed=generator)

@@ -114,7 +114,10 @@ def collect(model: FittedModel, data: Any, *, is_crossed: bool) -> Evidence:
     cells, constant, squares, relative = np.zeros(size), np.zeros(size), 0.0, 0.0
     mixed_model = model.mixed_model
     for rows in training_pass(model, data) if is_crossed else model.pass_over(data):
-        parts = mixed_model.out_of_fold_parts(rows) if is_crossed else mixed_model.parts(rows)
+        if is_crossed:
+            parts = mixed_model.out_of_fold_parts(mixed_model.own_fold(rows))
+        else:
+            parts = mixed_model.parts(rows)
         seen = model.infer(rows, parts)
         expected = model.variance_given_latent(rows)
         mask = _mask(rows)

@@ -67,15 +67,15 @@ class ConjugateFit(EffectsFit):
 
     def training_residual(self, rows: Rows) -> tf.Tensor:
         """`x - f(E[u])` of training rows, each with the effects of the other fold, `(b, p)`."""
-        parts = self.mixed_model.out_of_fold_parts(rows)
+        parts = self.mixed_model.out_of_fold_parts(self.mixed_model.own_fold(rows))
         return Inference(self.networks, rows, parts).residual
 
     # In a training step -----------------------------------------------------------------------
 
     def training_effects(self, rows: Rows) -> TrainingEffects:
         own = self.mixed_model.own_fold(rows)
-        kl = self.mixed_model.kl(rows, self.noise_variance, own)
-        return TrainingEffects(self.mixed_model.out_of_fold_parts(rows, own), kl, own)
+        kl = self.mixed_model.kl(rows, own, self.noise_variance)
+        return TrainingEffects(self.mixed_model.out_of_fold_parts(own), kl, own)
 
     def after_gradient(
         self, rows: Rows, effects: TrainingEffects, residual: tf.Tensor, error: tf.Tensor
@@ -83,7 +83,7 @@ class ConjugateFit(EffectsFit):
         squares = tf.square(error)
         if self.mixed_model.terms:
             noise = self.noise_variance
-            squares = self.mixed_model.step(rows, residual, noise, effects.own)
+            squares = self.mixed_model.step(rows, effects.own, residual, noise)
         self.likelihood.update(squares, cell_weights(rows))
 
     # Around the steps -------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class ConjugateFit(EffectsFit):
             inputs, residual, seen = [], [], 0
             for batch in self.rows:
                 encoded = batch[EFFECTS][term.label]
-                parts = self.mixed_model.own_fold_parts(batch)
+                parts = self.mixed_model.own_fold_parts(self.mixed_model.own_fold(batch))
                 others = total_of(parts, batch) - parts[term.label]
                 known = encoded["codes"] >= 0
                 inputs.append(tf.boolean_mask(encoded["inputs"], known))
@@ -217,9 +217,10 @@ class ConjugateFit(EffectsFit):
 
     def _noise_from_all_rows(self, values_of: Values) -> None:
         def squares(batch: Rows) -> tf.Tensor:
-            fitted = total_of(self.mixed_model.own_fold_parts(batch), batch)
-            own = self.mixed_model.own_variance(batch, self.noise_variance)
-            return tf.square(values_of(batch) - fitted) + own
+            own = self.mixed_model.own_fold(batch)
+            fitted = total_of(self.mixed_model.own_fold_parts(own), batch)
+            variance = self.mixed_model.own_variance(batch, own, self.noise_variance)
+            return tf.square(values_of(batch) - fitted) + variance
 
         self.likelihood.assign(self.rows.cell_mean(squares).numpy())
 
@@ -227,7 +228,8 @@ class ConjugateFit(EffectsFit):
         """Lets the networks work on residuals of unit variance, however large the effects are."""
 
         def squares(batch: Rows) -> tf.Tensor:
-            fitted = total_of(self.mixed_model.out_of_fold_parts(batch), batch)
+            own = self.mixed_model.own_fold(batch)
+            fitted = total_of(self.mixed_model.out_of_fold_parts(own), batch)
             return tf.square(batch[FEATURES] - fitted)
 
         variance = tf.maximum(self.rows.cell_mean(squares), NOISE_VARIANCE_FLOOR)

@@ -112,20 +112,15 @@ class MixedModel(StateLayer):
         return found
 
     def own_fold(self, rows: Rows) -> FoldRows:
-        """Training rows in the tables of their own folds.
-
-        Methods that take it as `own` read no entry twice. It holds until the effects change.
-        """
+        """Training rows in the tables of their own folds; it holds until the effects change."""
         return {term.label: _own_fold(term, effects, rows) for term, effects in self.pairs()}
 
-    def out_of_fold_parts(self, rows: Rows, own: FoldRows | None = None) -> Parts:
+    def out_of_fold_parts(self, own: FoldRows) -> Parts:
         """Contributions to training rows, from the effects of the fold that they are not in."""
-        own = self.own_fold(rows) if own is None else own
         return {label: part.of_other_fold().product() for label, part in own.items()}
 
-    def own_fold_parts(self, rows: Rows, own: FoldRows | None = None) -> Parts:
+    def own_fold_parts(self, own: FoldRows) -> Parts:
         """Contributions to training rows, from the effects of their own fold."""
-        own = self.own_fold(rows) if own is None else own
         return {label: part.product() for label, part in own.items()}
 
     def contribution(self, rows: Rows) -> tf.Tensor:
@@ -175,30 +170,24 @@ class MixedModel(StateLayer):
                 seen += missing[:, None] * effects.effect_variance
         return tf.where((codes == UNKNOWN_CODE)[:, None], prior, seen)
 
-    def kl(self, rows: Rows, noise_variance: tf.Tensor, own: FoldRows | None = None) -> tf.Tensor:
+    def kl(self, rows: Rows, own: FoldRows, noise_variance: tf.Tensor) -> tf.Tensor:
         """The rows' shares of KL(q(B) || p(B)) in their own folds, `(b,)`, nats."""
         total = tf.zeros(tf.shape(rows[FEATURES])[0])
-        for part in (self.own_fold(rows) if own is None else own).values():
+        for part in own.values():
             total += part.kl_share(noise_variance)
         return total
 
-    def own_variance(
-        self, rows: Rows, noise_variance: tf.Tensor, own: FoldRows | None = None
-    ) -> tf.Tensor:
+    def own_variance(self, rows: Rows, own: FoldRows, noise_variance: tf.Tensor) -> tf.Tensor:
         """Posterior variance of `own_fold_parts` together, `(b, p)`."""
         total = tf.zeros_like(rows[FEATURES])
-        for part in (self.own_fold(rows) if own is None else own).values():
+        for part in own.values():
             total += part.variance(noise_variance)
         return total * self.variance_ratios.value[0]
 
     # Rows teach the effects -----------------------------------------------------------------
 
     def step(
-        self,
-        rows: Rows,
-        residual: tf.Tensor,
-        noise_variance: tf.Tensor,
-        own: FoldRows | None = None,
+        self, rows: Rows, own: FoldRows, residual: tf.Tensor, noise_variance: tf.Tensor
     ) -> tf.Tensor:
         """Moves the effects of a mini-batch's levels towards their posterior means.
 
@@ -211,15 +200,14 @@ class MixedModel(StateLayer):
             of the errors before and after has the weight of the solved equations.
         """
         cells, weights = cell_weights(rows), row_weights(rows)
-        own = self.own_fold(rows) if own is None else own
-        parts = self.own_fold_parts(rows, own)
+        parts = self.own_fold_parts(own)
         before = error = residual - total_of(parts, rows)
         for term, effects in self.pairs():
             weighted = error if cells is None else error * cells
             increment = own[term.label].increment(weighted, noise_variance, weights)
             effects.folds.add(increment)
             error += parts[term.label] - _own_fold(term, effects, rows).product()
-        return before * error + self.own_variance(rows, noise_variance, own)
+        return before * error + self.own_variance(rows, own, noise_variance)
 
     def equations(self, rows: Pass, earlier: EarlierRows | None = None) -> Equations:
         """Henderson's equations of these rows; their designs become those of the terms.
