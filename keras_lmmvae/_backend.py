@@ -27,6 +27,7 @@ REGISTERED = (
     "LatentDecoder",
     "LatentEncoder",
     "LatentNetworks",
+    "LatentPrior",
     "LevelEffects",
     "LevelPrior",
     "MixedModel",

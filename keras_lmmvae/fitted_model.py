@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.inference import Inference
+from keras_lmmvae.latent_prior import LatentPrior
 from keras_lmmvae.likelihood import GaussianLikelihood
 from keras_lmmvae.mixed_model.mixed_model import MixedModel, Parts
 from keras_lmmvae.networks import LatentNetworks
@@ -28,6 +29,7 @@ class FittedModel(Protocol):
         random_effects: The terms.
         networks: Encoder and decoder.
         mixed_model: The effects and variances of the terms.
+        latent_prior: Where the latents of the training rows lie.
         likelihood: How features come from their mean, with the noise variance.
         feature_mean: Weight `(p,)`, in the features' units.
         feature_scale: Weight `(p,)`, standard deviations in the features' units.
@@ -43,6 +45,7 @@ class FittedModel(Protocol):
     random_effects: list[RandomEffect]
     networks: LatentNetworks
     mixed_model: MixedModel
+    latent_prior: LatentPrior
     likelihood: GaussianLikelihood
     feature_mean: keras.Variable
     feature_scale: keras.Variable

@@ -9,7 +9,9 @@ from functools import cached_property
 import numpy as np
 import tensorflow as tf
 
+from keras_lmmvae.latent_prior import LatentPrior
 from keras_lmmvae.mixed_model.mixed_model import total_of
+from keras_lmmvae.mixed_model.residuals import Targets
 from keras_lmmvae.networks import LatentNetworks
 from keras_lmmvae.rows import FEATURES, Rows
 
@@ -113,6 +115,19 @@ class Inference:
     def error(self) -> tf.Tensor:
         """`x - f(E[u | x]) - Z B`, `(b, p)`."""
         return self.residual - self.contribution
+
+    def targets(self, prior: LatentPrior) -> Targets:
+        """The rows for the equations of the effects: linear in the latent around `E[u | x]`.
+
+            x - f(E[u]) + J (E[u] - mean) = J root u + Z B + e,    u ~ Normal(0, I)
+
+        With a linear decoder the left side does not depend on `E[u]`, and so neither on the
+        effects that the encoder was given.
+        """
+        decoded, slopes = self._decoded_with_slopes(self.latent_mean)
+        moved = tf.einsum("bk,kbp->bp", self.latent_mean - prior.mean, slopes)
+        loadings = tf.einsum("kl,kbp->lbp", prior.root.value, slopes)
+        return Targets(self.rows[FEATURES] - decoded + moved, loadings)
 
     def refined(self, variance: tf.Tensor, prior_weight: float, steps: int) -> Inference:
         """The same rows with a better q(u): the mode of `u`, and the curvature around it.

@@ -12,7 +12,7 @@ where the same Gram matrices are used again and again. It finds `R` with
 
     R' G R = diag(eigenvalues),    R' inv(Psi) R = I
 
-so that `inv(precision) = R diag(posterior_variance) R'` for every feature.
+so that `inv(precision) = R diag(variance) R'` for every feature, see `Information`.
 """
 
 from typing import NamedTuple
@@ -25,9 +25,7 @@ __all__ = [
     "apply_inverse",
     "inverse_psi",
     "level_posterior",
-    "posterior_variance",
     "rotate_gram",
-    "shrinkage",
 ]
 
 JITTER = 1e-6
@@ -123,56 +121,12 @@ def rotate_gram(gram: tf.Tensor, psi: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.matmul(root, vectors), tf.maximum(eigenvalues, 0.0)
 
 
-def posterior_variance(
-    eigenvalues: tf.Tensor,
-    noise_variance: tf.Tensor,
-    effect_variance: tf.Tensor,
-    cell_share: tf.Tensor | None = None,
-) -> tf.Tensor:
-    """Posterior variances of the rotated effects, `(..., m, p)`.
-
-        variance = 1 / (cell_share * eigenvalues / noise_variance + 1 / effect_variance)
-
-    Args:
-        eigenvalues: Float tensor `(..., m)` from `rotate_gram`.
-        noise_variance: Float tensor `(p,)`, a variance.
-        effect_variance: Float tensor `(p,)`, a variance.
-        cell_share: Optional float tensor `(..., p)`, the share of the Gram matrix that a
-            feature's observed cells have. Defaults to 1.
-    """
-    signal = _signal(eigenvalues, effect_variance, cell_share)
-    return noise_variance * effect_variance / (signal + noise_variance)
-
-
-def shrinkage(
-    eigenvalues: tf.Tensor,
-    noise_variance: tf.Tensor,
-    effect_variance: tf.Tensor,
-    cell_share: tf.Tensor | None = None,
-) -> tf.Tensor:
-    """Share of the rotated least-squares effect that the posterior mean keeps, `(..., m, p)`.
-
-    signal = cell_share * eigenvalues * effect_variance
-    shrinkage = signal / (signal + noise_variance)
-    """
-    signal = _signal(eigenvalues, effect_variance, cell_share)
-    return signal / (signal + noise_variance)
-
-
-def _signal(
-    eigenvalues: tf.Tensor, effect_variance: tf.Tensor, cell_share: tf.Tensor | None
-) -> tf.Tensor:
-    """`cell_share * eigenvalues * effect_variance`, `(..., m, p)`."""
-    signal = eigenvalues[..., None] * effect_variance
-    return signal if cell_share is None else signal * cell_share[..., None, :]
-
-
 def apply_inverse(rotation: tf.Tensor, variance: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
     """Multiplies by the inverse posterior precision: `R diag(variance) R' values`.
 
     Args:
         rotation: Float tensor `(..., m, m)`.
-        variance: Float tensor `(..., m, p)` from `posterior_variance`.
+        variance: Float tensor `(..., m, p)` of the rotated effects.
         values: Float tensor `(..., m, p)`.
     """
     if rotation.shape[-1] == 1:

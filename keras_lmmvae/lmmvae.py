@@ -25,6 +25,7 @@ from keras_lmmvae.files import written_whole
 from keras_lmmvae.fitting import AmortizedFit, ConjugateFit, EffectsFit, EffectsSchedule
 from keras_lmmvae.inference import Inference
 from keras_lmmvae.inspection import Conditioned, Prediction
+from keras_lmmvae.latent_prior import LatentPrior
 from keras_lmmvae.likelihood import GaussianLikelihood
 from keras_lmmvae.mixed_model import MixedModel
 from keras_lmmvae.mixed_model.mixed_model import Parts
@@ -57,9 +58,11 @@ class LMMVAE(keras.Model):
 
     Rows that share a store, a patient or a place are not independent. The effects `B` take out
     what they share, and the latent `u` describes what is left. Given the decoder `f` the effects
-    have a closed-form posterior, which training follows step by step. Every row reads
-    out-of-fold effects, estimated from other rows only. Without `random_effects` this is a plain
-    VAE.
+    have a closed-form posterior with the latents integrated out: `f` is taken to be linear around
+    what the encoder says of a row, so that `J J'`, with the decoder's derivatives `J`, adds to
+    the covariance of its noise. Steps of training follow the effects in between. Every training
+    row reads out-of-fold effects, estimated from other rows only. Without `random_effects` this
+    is a plain VAE.
 
     Use it as `adapt`, `compile`, `fit`, then `encode`, `reconstruct`, `predictive`,
     `random_effects_table`, `variance_components`. Data are a dict of arrays with the features
@@ -104,6 +107,7 @@ class LMMVAE(keras.Model):
         networks: Encoder and decoder, a `LatentNetworks`; made by `adapt`, like the rest.
         mixed_model: Effects and variances of the terms, a `MixedModel`.
         likelihood: The noise variance, a `GaussianLikelihood`.
+        latent_prior: Where the latents of the training rows lie, a `LatentPrior`.
         feature_mean: Weight `(p,)`, means of the features.
         feature_scale: Weight `(p,)`, standard deviations of the features.
 
@@ -132,6 +136,7 @@ class LMMVAE(keras.Model):
     networks: LatentNetworks
     mixed_model: MixedModel
     likelihood: GaussianLikelihood
+    latent_prior: LatentPrior
     feature_mean: keras.Variable
     feature_scale: keras.Variable
 
@@ -284,6 +289,8 @@ class LMMVAE(keras.Model):
             self.random_effects, is_amortized, has_missing_cells, name="mixed_model"
         )
         self.mixed_model.build((None, num_features))
+        self.latent_prior = LatentPrior(self.latent_dim, name="latent_prior")
+        self.latent_prior.build()
         self.feature_mean = self._state("feature_mean", (num_features,))
         self.feature_scale = self._state("feature_scale", (num_features,), "ones")
         self.fitted = self._state("fitted", ())
@@ -308,7 +315,7 @@ class LMMVAE(keras.Model):
         if is_amortized:
             is_by_row = self.effects_kl_reduction == "row"
             return AmortizedFit(*parts, self.effects_encoder, self.seed_generator, is_by_row)
-        return ConjugateFit(*parts, self.effects_kl_weight, self.latent_epochs)
+        return ConjugateFit(*parts, self.latent_prior, self.effects_kl_weight, self.latent_epochs)
 
     def build(self, input_shape: Any = None) -> None:
         """Weights are made by `adapt`, which learns their sizes."""
@@ -483,7 +490,7 @@ class LMMVAE(keras.Model):
 
     def variance_given_latent(self, rows: Rows) -> tf.Tensor:
         """The same if the latent were known: noise and what is not known of the effects."""
-        effects = self.mixed_model.variance(rows, self.effects_noise_variance())
+        effects = self.mixed_model.variance(rows)
         return self.noise_variance + effects
 
     # The ELBO and its steps ---------------------------------------------------------------------
@@ -1054,8 +1061,7 @@ class LMMVAE(keras.Model):
         batches = self._columns.batches(data, self.num_features)
         had_missing_cells = self.mixed_model.has_missing_cells
         has_grown = any([self.mixed_model.add_levels(batch) for batch in batches])
-        noise = self.effects_noise_variance()
-        earlier = self.mixed_model.earlier_rows(noise) if keep_history else None
+        earlier = self.mixed_model.earlier_rows() if keep_history else None
         fit.update(Pass(with_folds(self.encode_data(data))), earlier)
         if has_grown or self.mixed_model.has_missing_cells != had_missing_cells:
             self._forget_functions()

@@ -177,8 +177,10 @@ def check_posterior(make_term: MakeTerm, data: Data) -> None:
         scores = design.transpose_product(
             tf.constant(values / noise, tf.float32), codes_now, basis, term.num_levels
         )
-        mean = effects.table.solve(scores, effects.prior, noise)
-        variance = TableRows(effects.table, effects.prior, codes_now, basis).variance(noise)
+        mean = effects.table.solve(scores, effects.information)
+        variance = TableRows(effects.table, effects.prior, codes_now, basis).variance(
+            effects.information
+        )
         dense = dense_design(codes_now, basis, term.num_levels)
         psi = np.kron(np.eye(term.num_levels), effects.coefficient_covariance.numpy())
         expected, covariance = blup(values, dense, noise, np.array([2.0, 0.5]), psi)
@@ -207,7 +209,9 @@ def prepared_effects(
         design.gram(codes, basis, term.num_levels, fold=fold),
         design.count(codes, term.num_levels, fold=fold),
     )
-    return effects, np.array([0.5, 1.0], np.float32)
+    noise = np.array([0.5, 1.0], np.float32)
+    effects.set_information(np.diag(1.0 / noise))
+    return effects, noise
 
 
 def check_limits(make_term: MakeTerm, data: Data) -> None:
@@ -217,14 +221,16 @@ def check_limits(make_term: MakeTerm, data: Data) -> None:
     _, codes, basis = encoded_rows(term, data)
     values = tf.constant(np.random.default_rng(2).normal(size=(len(codes), 2)), tf.float32)
     scores = design.transpose_product(values / noise, codes, basis, term.num_levels)
-    mean = effects.table.solve(scores, effects.prior, noise)
-    variance = TableRows(effects.table, effects.prior, codes, basis).variance(noise).numpy()
+    mean = effects.table.solve(scores, effects.information)
+    variance = (
+        TableRows(effects.table, effects.prior, codes, basis).variance(effects.information).numpy()
+    )
     np.testing.assert_array_equal(mean[..., 0], 0.0)
     np.testing.assert_array_equal(variance[:, 0], 0.0)
     assert np.abs(mean[..., 1]).max() > 0.0
     assert variance[:, 1].max() > 0.0
     effects.set_design(tf.zeros_like(effects.folds.gram), tf.zeros_like(effects.folds.count))
-    variance = TableRows(effects.table, effects.prior, codes, basis).variance(noise)
+    variance = TableRows(effects.table, effects.prior, codes, basis).variance(effects.information)
     prior = effects.prior.row_variance(basis, len(codes))
     np.testing.assert_allclose(variance, prior, rtol=1e-3, atol=1e-5)
 
@@ -239,7 +245,6 @@ def check_missing_rows(make_term: MakeTerm, data: Data) -> None:
     model.build((None, 2))
     effects = model.of(term.label)
     effects.table.effects.assign(tf.ones_like(effects.table.effects))
-    noise = tf.ones(2)
     cases = [(name, NULL_CODE, np.nan) for name in term.numbers]
     for name in term.keys:
         is_text = np.asarray(data[name]).dtype.kind not in "iu"
@@ -260,8 +265,8 @@ def check_missing_rows(make_term: MakeTerm, data: Data) -> None:
         prior = effects.prior.row_variance(basis, len(codes))[1]
         expected = prior if code == UNKNOWN_CODE else tf.zeros(2)
         for variance in (
-            model.variance(rows, noise),
-            model.term_variance(term.label, rows, noise),
+            model.variance(rows),
+            model.term_variance(term.label, rows),
         ):
             np.testing.assert_allclose(variance[1], expected, rtol=1e-6, err_msg=name)
 

@@ -15,6 +15,7 @@ from small_models import DenseTerm, constant_decoder, dense_blup, known_model, s
 
 import keras_lmmvae as lmm
 from keras_lmmvae.mixed_model import equations
+from keras_lmmvae.mixed_model.residuals import Residuals, Targets
 from keras_lmmvae.rows import Pass, Rows, with_folds
 
 NOISE = np.array([0.5, 1.0, 4.0])
@@ -60,7 +61,7 @@ def solved(terms: list, data: dict[str, np.ndarray], **variances) -> lmm.LMMVAE:
 def solve_all_rows(model: lmm.LMMVAE, rows: Rows) -> None:
     """Makes the table for new rows the solution for these encoded rows."""
     system = model.mixed_model.equations(Pass(with_folds(rows)))
-    system.solve(False, lambda batch: batch["x"], model.effects_noise_variance())
+    system.solve(False, lambda batch: Targets(batch["x"]), model.effects_noise_variance())
 
 
 def powers(t: np.ndarray, degree: int) -> np.ndarray:
@@ -255,9 +256,10 @@ class TestSeveralTerms:
         rows = with_folds(model.encode_data(data))
         system = model.mixed_model.equations(Pass(rows))
         noise = model.effects_noise_variance()
+        system.residuals = [Residuals(noise)]
         right_side = system.scores(rows["x"] / noise, system.chunks[0], by_fold)
         start = {name: tf.zeros_like(value) for name, value in right_side.items()}
-        solution = system.solution(by_fold, right_side, noise, start)
+        solution = system.solution(by_fold, right_side, start)
         assert solution.residual < 1e-6
         assert solution.iterations < 100
         fold = rows["_fold"].numpy()

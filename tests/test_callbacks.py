@@ -227,7 +227,7 @@ class TestRefreshEffects:
                 fit, effects = self.model.effects_fit, self.model.mixed_model.of("store")
                 table = effects.folds.effects
                 before = table.numpy()
-                fit.equations.solve(True, fit.training_residual, fit.noise_variance)
+                fit.equations.solve(True, fit.training_targets, fit.noise_variance)
                 self.gap = np.abs(table.numpy() - before).max()
                 table.assign(before)
 

@@ -114,7 +114,7 @@ class TestExactPosterior:
 
 
 class TestLevelPosterior:
-    """`mixed_model.condition` in float64, with residuals that do not depend on the effects."""
+    """`mixed_model.condition` in float64, with values that do not depend on the effects."""
 
     @staticmethod
     def given(
@@ -128,15 +128,16 @@ class TestLevelPosterior:
         effects = LevelEffects(1, *mean.shape)
         effects.build()
         effects.prior.assign(1.0 / np.array(precision))
-        known = KnownLevel(tf.constant(mean[None]), tf.zeros((1, 2, 2), tf.float64))
+        effects.set_information(np.diag(1.0 / np.array(NOISE)))
+        known = KnownLevel(tf.constant(mean[None]), tf.zeros((1, 1, 2, 2), tf.float64))
         rounds: list[np.ndarray] = []
 
-        def residual_of(left_out: tf.Tensor) -> tf.Tensor:
+        def values_of(left_out: tf.Tensor) -> tf.Tensor:
             rounds.append(left_out.numpy()[0])
             return tf.constant(residual[None])
 
         posterior = condition(
-            effects, known, tf.constant(basis[None]), tf.constant(cells[None]), NOISE, residual_of
+            effects, known, tf.constant(basis[None]), tf.constant(cells[None]), values_of
         )
         return posterior, rounds[-1]
 

@@ -191,7 +191,7 @@ class TestSick:
         model.mixed_model.of("store").effect_variance.assign([10.0] * 6)
         fit = model.effects_fit
         for by_fold in (True, False):
-            fit.equations.solve(by_fold, fit.training_residual, fit.noise_variance)
+            fit.equations.solve(by_fold, fit.training_targets, fit.noise_variance)
         for diagnosis in (lmm.diagnose(model, data), lmm.diagnose(model, data, held_out)):
             finding = only(diagnosis, "effects_overfit")
             assert finding.severity == "warning"

@@ -264,10 +264,11 @@ class TestGraph:
         _, model, folder = exported
         reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
         sizes = [np.prod(shape) for shape in reader.get_variable_to_shape_map().values()]
-        kept = [*model.networks.variables]
+        kept = [*model.networks.variables, *model.latent_prior.variables]
         for term, effects in model.mixed_model.pairs():
             table = effects.table
             kept += [table.effects, table.eigenvalues, *effects.prior.variables, *term.variables]
+            kept += [effects.signal, effects.axes]
             kept += [table.rotation] if term.basis_size > 1 else []
             kept += [table.cell_share] if table.has_missing_cells else []
             # New rows are added to what a surface knows of its places.

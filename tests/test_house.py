@@ -18,6 +18,7 @@ PACKAGE = ROOT / "keras_lmmvae"
 # imports in functions and under TYPE_CHECKING count too.
 LEAVES = {"validation", "design", "linalg", "kernels"}
 ROWS = {*LEAVES, "effects", "columns", "rows"}
+FITTED = {"latent_prior", "likelihood", "mixed_model", "networks", "rows"}
 READERS = {*ROWS, "likelihood", "networks", "mixed_model", "fitted_model", "feature_names"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -40,18 +41,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rows": {"validation", "effects", "columns"},
     "mixed_model": {*LEAVES, "layers", "effects", "rows"},
     "likelihood": {"validation", "layers"},
+    "latent_prior": {"linalg", "layers"},
     "elbo": {"validation"},
     "networks": {"validation"},
-    "inference": {"mixed_model", "networks", "rows"},
-    "fitting": {"effects", "inference", "likelihood", "mixed_model", "networks", "rows"},
-    "fitted_model": {"effects", "inference", "likelihood", "mixed_model", "networks", "rows"},
+    "inference": {"latent_prior", "mixed_model", "networks", "rows"},
+    "fitting": {"effects", "inference", *FITTED},
+    "fitted_model": {"effects", "inference", *FITTED},
     "inspection": {*READERS, "elbo"},
     "diagnostics": READERS,
     "export": {*READERS, "files", "inspection"},
     "lmmvae": {
         *READERS,
         *("arguments", "diagnostics", "elbo", "export", "feature_moments", "files", "fitting"),
-        *("inference", "inspection", "version"),
+        *("inference", "inspection", "latent_prior", "version"),
     },
     "plots": {*READERS, "lmmvae"},
     "callbacks": {"validation", "files", "lmmvae"},

@@ -19,6 +19,7 @@ from keras_lmmvae.mixed_model.half_samples import (
     half_sample_moment,
     sample_variance,
 )
+from keras_lmmvae.mixed_model.information import Information
 from keras_lmmvae.mixed_model.level_effects import LevelEffects
 from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR, LevelPrior
 from keras_lmmvae.mixed_model.table_rows import TableRows
@@ -66,6 +67,10 @@ class Case:
         blocks = np.stack([blocks[:, level, :, level] for level in range(levels)])
         shape = (2, -1) if by_fold else (-1,)
         return mean.reshape(*shape, size, FEATURES), blocks.reshape(*shape, *blocks.shape[1:])
+
+    @property
+    def information(self) -> Information:
+        return Information.given_latent(self.effects.prior, tf.constant(NOISE))
 
     def rows(
         self, rows: np.ndarray | slice = slice(None), fold: np.ndarray | None = None
@@ -125,6 +130,7 @@ def make_case(name: str, rows: int = 60, weighted: bool = False) -> Case:
         design.gram(codes, tensor, levels, weights, fold),
         design.count(codes, levels, weights, fold),
     )
+    effects.set_information(np.diag(1.0 / NOISE))
     return Case(effects, codes, fold, basis, values, weights)
 
 
@@ -253,7 +259,9 @@ class TestReading:
         expected[case.codes < 0] = 0.0
         table = case.effects.folds if by_fold else case.effects.table
         fold = case.fold if by_fold else None
-        actual = TableRows(table, case.effects.prior, case.codes, case.basis, fold).variance(NOISE)
+        actual = TableRows(table, case.effects.prior, case.codes, case.basis, fold).variance(
+            case.information
+        )
         np.testing.assert_allclose(actual, expected, **CLOSE)
 
     def test_level_without_rows_has_the_prior(self):
@@ -261,11 +269,13 @@ class TestReading:
         for name in ("intercept", "one basis function", "learned slopes"):
             case = make_case(name)
             case.step()
-            case.effects.pool(NOISE)
+            case.effects.pool()
             empty, table = case.effects.num_levels - 1, case.effects.table
             np.testing.assert_array_equal(table.effects[empty], 0.0)
             codes = tf.fill([len(case.codes)], empty)
-            actual = TableRows(table, case.effects.prior, codes, case.basis).variance(NOISE)
+            actual = TableRows(table, case.effects.prior, codes, case.basis).variance(
+                case.information
+            )
             prior = case.effects.prior.row_variance(case.basis, len(case.codes))
             np.testing.assert_allclose(actual, prior, rtol=1e-4, err_msg=name)
             phi = np.ones((1, 1)) if case.basis is None else case.basis
@@ -279,8 +289,8 @@ class TestReading:
         rows = np.random.default_rng(4).normal(size=(4, case.effects.basis_size))
         rows = rows.astype(np.float32)
         expected = np.einsum("ci,lfij,cj->lcf", rows, covariance, rows)
-        table, prior = case.effects.table, case.effects.prior
-        actual = table.level_variance(tf.constant(rows), prior, NOISE)
+        table = case.effects.table
+        actual = table.level_variance(tf.constant(rows), case.information)
         np.testing.assert_allclose(actual, expected, **CLOSE)
 
     @pytest.mark.parametrize("is_fitted", [False, True])
@@ -320,7 +330,7 @@ class TestPooling:
     def test_pool_is_blup_of_all_rows(self, case):
         """The folds' tables together hold what the BLUP of all rows needs."""
         case.solve()
-        case.effects.pool(NOISE)
+        case.effects.pool()
         exact = case.exact(by_fold=False)[0]
         np.testing.assert_allclose(case.effects.table.effects, exact, **CLOSE)
 
@@ -329,8 +339,8 @@ class TestPooling:
         for table in (case.effects.folds, case.effects.table):
             values = np.random.default_rng(5).normal(size=table.effects.shape).astype(np.float32)
             prior = case.effects.prior
-            scores = table.precision_product(tf.constant(values), prior, NOISE)
-            actual = table.solve(scores, prior, NOISE)
+            scores = table.precision_product(tf.constant(values), prior, case.information)
+            actual = table.solve(scores, case.information)
             np.testing.assert_allclose(actual, values, rtol=1e-3, atol=1e-3)
 
     def test_design_of_all_rows_is_the_sum_of_the_folds(self, case):
@@ -350,7 +360,7 @@ class TestPooling:
         """A grown table keeps the old levels' effects in both folds; new levels have the prior."""
         case = make_case("learned slopes")
         case.solve()
-        case.effects.pool(NOISE)
+        case.effects.pool()
         levels = case.effects.num_levels
         larger = case.effects.grown(levels + 3)
         assert larger.num_levels == levels + 3
@@ -364,10 +374,10 @@ class TestPooling:
         np.testing.assert_array_equal(larger.coefficient_covariance, PSI)
         every = tf.range(levels + 3)
         basis = tf.constant(np.random.default_rng(7).normal(size=(levels + 3, 3)), tf.float32)
-        variance = TableRows(larger.table, larger.prior, every, basis).variance(NOISE)
+        variance = TableRows(larger.table, larger.prior, every, basis).variance(case.information)
         old = TableRows(
             case.effects.table, case.effects.prior, every[:levels], basis[:levels]
-        ).variance(NOISE)
+        ).variance(case.information)
         np.testing.assert_allclose(variance[:levels], old, rtol=1e-6)
         prior = larger.prior.row_variance(basis[levels:], 3)
         np.testing.assert_allclose(variance[levels:], prior, rtol=1e-4)
@@ -398,17 +408,18 @@ def simulated_folds(
         design.gram(codes, tensor, levels, fold=fold), design.count(codes, levels, fold=fold)
     )
     scores = design.transpose_product(tf.constant(values, tf.float32), codes, tensor, levels, fold)
-    effects.folds.effects.assign(effects.folds.solve(scores / noise, effects.prior, noise))
+    effects.set_information(np.diag(1.0 / noise))
+    effects.folds.effects.assign(effects.folds.solve(scores / noise, effects.information))
     return effects
 
 
-def update_variances(effects: LevelEffects, noise: np.ndarray) -> None:
+def update_variances(effects: LevelEffects) -> None:
     """What a model of one term does between epochs: the prior of what the folds have in common."""
     tables = tf.convert_to_tensor(effects.folds.effects)
-    product, factor = half_sample_moment(effects, tables, noise)
+    product, factor = half_sample_moment(effects, tables)
     is_learned = effects.learn_coefficient_covariance
-    psi = half_sample_covariance(effects, noise) if is_learned else None
-    effects.set_prior(np.divide(product, factor), psi, noise)
+    psi = half_sample_covariance(effects) if is_learned else None
+    effects.set_prior(np.divide(product, factor), psi)
 
 
 class TestVariances:
@@ -426,7 +437,7 @@ class TestVariances:
         """
         effects = simulated_folds(3000, psi, self.EFFECT, self.NOISE, seed=0)
         for _ in range(25):
-            update_variances(effects, self.NOISE)
+            update_variances(effects)
         error = effects.effect_variance.numpy() / self.EFFECT - 1
         assert (np.abs(error) < [0.65, 0.25, 0.15, 0.13]).all(), error
         np.testing.assert_allclose(effects.coefficient_covariance, psi, atol=0.13)
@@ -437,11 +448,12 @@ class TestVariances:
         for start in (0.1, 10.0):
             effects = simulated_folds(500, PSI, self.EFFECT, self.NOISE, seed=1)
             folds, prior = effects.folds, effects.prior
-            scores = folds.precision_product(folds.effects.value, prior, self.NOISE)
+            scores = folds.precision_product(folds.effects.value, prior, effects.information)
             effects.effect_variance.assign(np.full(4, start))
-            folds.effects.assign(folds.solve(scores, prior, self.NOISE))
+            effects.set_information(np.diag(1.0 / self.NOISE))
+            folds.effects.assign(folds.solve(scores, effects.information))
             for _ in range(60):
-                update_variances(effects, self.NOISE)
+                update_variances(effects)
             found.append(
                 [*effects.effect_variance.numpy(), *np.ravel(effects.coefficient_covariance)]
             )
@@ -450,7 +462,7 @@ class TestVariances:
     def test_first_update_is_close_at_once(self):
         """One update from a wrong start already finds most of the way to the truth."""
         effects = simulated_folds(3000, PSI, self.EFFECT, self.NOISE, seed=0)
-        update_variances(effects, self.NOISE)
+        update_variances(effects)
         ratio = effects.effect_variance.numpy() / self.EFFECT
         assert (np.abs(np.log(ratio)) < np.log(2)).all(), ratio
 
@@ -459,17 +471,17 @@ class TestVariances:
         case = make_case("learned slopes")
         case.solve()
         folds, prior = case.effects.folds, case.effects.prior
-        scores = folds.precision_product(folds.effects.value, prior, NOISE)
-        update_variances(case.effects, NOISE)
+        scores = folds.precision_product(folds.effects.value, prior, case.effects.information)
+        update_variances(case.effects)
         assert np.abs(case.effects.effect_variance / EFFECT - 1).max() > 0.1
-        again = folds.precision_product(folds.effects.value, prior, NOISE)
+        again = folds.precision_product(folds.effects.value, prior, case.effects.information)
         np.testing.assert_allclose(again, scores, rtol=1e-2, atol=1e-2)
 
     def test_absent_effects_have_no_variance(self):
         """Without any effect the estimate is about 0: below 5 standard errors, 1 / sqrt(levels)."""
         effects = simulated_folds(2000, np.eye(1), np.full(4, 1e-12), self.NOISE, seed=2)
         for _ in range(10):
-            update_variances(effects, self.NOISE)
+            update_variances(effects)
         # The product of two means of about 4 rows has the standard deviation noise / 4.
         assert (effects.effect_variance.numpy() < 5 * self.NOISE / 3 / np.sqrt(2000)).all()
         assert (effects.effect_variance.numpy() >= EFFECT_VARIANCE_FLOOR * 0.999).all()
@@ -558,8 +570,8 @@ class TestEquivalence:
         at_places = np.einsum("qm,kmf->kqf", phi, spatial.table[:, 0])
         np.testing.assert_allclose(at_places, categorical.table[:, :, 0], **CLOSE)
         np.testing.assert_allclose(
-            spatial.rows().variance(NOISE),
-            categorical.rows().variance(NOISE),
+            spatial.rows().variance(spatial.information),
+            categorical.rows().variance(categorical.information),
             **CLOSE,
         )
         np.testing.assert_allclose(

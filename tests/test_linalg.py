@@ -6,6 +6,7 @@ import tensorflow as tf
 from reference import blup
 
 from keras_lmmvae import linalg
+from keras_lmmvae.mixed_model.information import Information
 
 LEVELS, FEATURES = 5, 4
 # Where rows tell only some directions, float32 eigenvalues are wrong by about
@@ -33,10 +34,12 @@ def dense_inverse(gram: np.ndarray, shape: np.ndarray, feature: int) -> np.ndarr
 def compute(size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     gram, shape = (tf.constant(value, tf.float32) for value in draw(size))
     rotation, eigenvalues = linalg.rotate_gram(gram, shape)
-    variance = linalg.posterior_variance(
-        eigenvalues, tf.constant(NOISE, tf.float32), tf.constant(EFFECT, tf.float32)
-    )
-    return rotation, eigenvalues, variance
+    return rotation, eigenvalues, information().posterior_variance(eigenvalues)
+
+
+def information() -> Information:
+    effect = tf.constant(EFFECT, tf.float32)
+    return Information(effect, effect / tf.constant(NOISE, tf.float32))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -79,12 +82,10 @@ class TestRotation:
                     rtol=1e-3, atol=1e-4 * np.abs(expected).max(),
                 )  # fmt: skip
 
-    def test_shrinkage_is_kept_share(self, size):
-        """shrinkage = 1 - posterior variance / prior variance; 0 for a level without rows."""
+    def test_kept_share(self, size):
+        """kept = 1 - posterior variance / prior variance; 0 for a level without rows."""
         _, eigenvalues, variance = compute(size)
-        kept = linalg.shrinkage(
-            eigenvalues, tf.constant(NOISE, tf.float32), tf.constant(EFFECT, tf.float32)
-        )
+        kept = information().kept(eigenvalues)
         np.testing.assert_allclose(kept, 1 - variance / EFFECT, atol=1e-5)
         np.testing.assert_array_equal(kept[0], 0.0)
 

@@ -36,7 +36,7 @@ def trained() -> lmm.LMMVAE:
     model, data = small_model([lmm.RandomIntercept("store")], **options), curve(800, 0)
     model.adapt(data)
     model.compile(keras.optimizers.Adam(0.01))
-    model.fit(data, epochs=15, batch_size=50, verbose=0)
+    model.fit(data, epochs=10, batch_size=50, verbose=0)
     return model
 
 

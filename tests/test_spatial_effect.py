@@ -149,8 +149,9 @@ class TestExactBasis:
         basis = model.terms[0].basis(rows["_effects"]["east_north"])
         gram = tf.matmul(basis, basis, transpose_a=True)[None]
         effects.set_design(tf.stack([gram, gram]) / 2.0, tf.fill([2, 1], 12.5))
+        effects.set_information(np.diag(1.0 / noise))
         scores = tf.matmul(basis, tf.constant(values / noise, tf.float32), transpose_a=True)
-        effects.table.effects.assign(effects.table.solve(scores[None], effects.prior, noise))
+        effects.table.effects.assign(effects.table.solve(scores[None], effects.information))
         parts = ["rbf"] if kernel == "rbf" else ["rbf", "matern32"]
 
         def correlation(x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
@@ -159,7 +160,7 @@ class TestExactBasis:
         for new in (points, elsewhere, np.array([[1e3, 1e3]])):
             found = rows_at(model, columns_of(new))
             mean = model.contribution(found)
-            variance = model.term_variance("east_north", found, noise)
+            variance = model.term_variance("east_north", found)
             for f, (effect, own) in enumerate(zip((2.0, 0.3), noise, strict=True)):
                 expected, covariance = gaussian_process_posterior(
                     effect * correlation(points, points),
@@ -178,7 +179,7 @@ class TestExactBasis:
         rows = rows_at(model, columns_of(far))
         basis = model.terms[0].basis(rows["_effects"]["east_north"])
         np.testing.assert_array_equal(basis, 0.0)
-        variance = model.term_variance("east_north", rows, tf.ones(2))
+        variance = model.term_variance("east_north", rows)
         np.testing.assert_array_equal(variance, [[2.0, 3.0]] * 3)
 
     def test_the_noise_holds_the_average_of_what_is_left_out(self):
@@ -192,18 +193,17 @@ class TestExactBasis:
         gram = tf.matmul(basis, basis, transpose_a=True)[None]
         effects.set_design(tf.stack([gram, gram]), tf.fill([2, 1], 300.0))
         # With hardly any noise the surface is known wherever the basis reaches.
-        noise = tf.fill([2], 1e-6)
+        effects.set_information(1e6 * np.eye(2))
         captured = np.square(basis).sum(axis=1)
-        seen = TableRows(effects.table, effects.prior, tf.zeros(300, tf.int32), basis).variance(
-            noise
-        )
-        excess = (model.variance(rows, noise) - seen).numpy()[:, 0]
+        seen = TableRows(effects.table, effects.prior, tf.zeros(300, tf.int32), basis)
+        seen = seen.variance(effects.information)
+        excess = (model.variance(rows) - seen).numpy()[:, 0]
         expected = 2.0 * np.maximum(captured.mean() - captured, 0.0)
         np.testing.assert_allclose(excess, expected, atol=1e-4)
-        full = (model.term_variance("east_north", rows, noise) - seen).numpy()[:, 0]
+        full = (model.term_variance("east_north", rows) - seen).numpy()[:, 0]
         np.testing.assert_allclose(full, 2.0 * (1.0 - captured), atol=1e-4)
         assert excess.mean() < 0.5 * full.mean()
-        far = model.variance(rows_at(model, columns_of(np.array([[1e3, 1e3]]))), noise)
+        far = model.variance(rows_at(model, columns_of(np.array([[1e3, 1e3]]))))
         np.testing.assert_allclose(far, np.full((1, 2), 2.0 * captured.mean()), rtol=1e-4)
 
     def test_one_coordinate_is_a_line(self):
@@ -345,8 +345,8 @@ class TestRows:
         contribution = design.product(tf.ones((1, term.basis_size, 2)), encoded["codes"], basis)
         np.testing.assert_array_equal(contribution[1:], 0.0)
         for variance in (
-            model.variance(rows, tf.ones(2)),
-            model.term_variance("east_north", rows, tf.ones(2)),
+            model.variance(rows),
+            model.term_variance("east_north", rows),
         ):
             np.testing.assert_array_equal(variance[1:], 0.0)
             assert variance.numpy()[0].min() > 0.0

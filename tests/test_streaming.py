@@ -16,6 +16,7 @@ import keras_lmmvae as lmm
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.mixed_model import equations
 from keras_lmmvae.mixed_model.half_samples import half_sample_moment
+from keras_lmmvae.mixed_model.residuals import Targets
 from keras_lmmvae.rows import EFFECTS, FOLD, Pass, with_folds
 
 NOISE = np.array([0.5, 1.0, 2.0])
@@ -76,7 +77,7 @@ class Stream:
         self._assign([np.zeros_like(table) for table in before])
         with mock.patch.object(equations, "_FOLD_TOLERANCE", 1e-6):
             noise = self.model.effects_noise_variance()
-            self.equations.solve(True, lambda rows: rows["x"], noise)
+            self.equations.solve(True, lambda rows: Targets(rows["x"]), noise)
         exact = self.tables
         self._assign(before)
         return exact
@@ -245,10 +246,10 @@ class TestStart:
             noise = model.effects_noise_variance()
             rows = {**model.encode_data(data), FOLD: tf.constant(self.FOLD, tf.int32)}
             system = model.mixed_model.equations(Pass(rows))
-            system.solve(True, lambda rows: rows["x"], noise)
+            system.solve(True, lambda rows: Targets(rows["x"]), noise)
             (effects,) = model.mixed_model.effects
             tables = effects.folds.effects.numpy().astype(np.float64)
-            moments.append(half_sample_moment(effects, effects.folds.effects.value, noise))
+            moments.append(half_sample_moment(effects, effects.folds.effects.value))
         (product, factor), (centred_product, centred_factor) = moments
         first, second = tables.mean(axis=(1, 2))  # of the intercepts: (2, 9, 1, p)
         expected = product - 9.0 * first * second

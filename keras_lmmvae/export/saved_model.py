@@ -139,8 +139,7 @@ class ServingModule(tf.Module):
         def answer(columns: Columns) -> Columns:
             model = self._model.value
             rows = self._rows(self._without_features(columns, *columns.values()), [term])
-            noise = model.effects_noise_variance()
-            variance = model.mixed_model.term_variance(term.label, rows, noise)
+            variance = model.mixed_model.term_variance(term.label, rows)
             scale = tf.convert_to_tensor(model.feature_scale)
             return {
                 "mean": model.mixed_model.parts(rows, [term])[term.label] * scale,
@@ -171,7 +170,8 @@ class Untracked:
 def _served_variables(model: FittedModel) -> list[keras.Variable]:
     """Variables that answers read: networks, scales and effects, without the state of training."""
     variables = [*model.networks.variables, model.feature_mean, model.feature_scale]
-    variables += [model.noise_variance, *model.mixed_model.served_variables()]
+    variables += [model.noise_variance, *model.latent_prior.variables]
+    variables += model.mixed_model.served_variables()
     return list({id(variable): variable for variable in variables}.values())
 
 

@@ -8,12 +8,14 @@ import tensorflow as tf
 
 from keras_lmmvae.fitting.effects_fit import EffectsFit, TrainingEffects
 from keras_lmmvae.inference import Inference
+from keras_lmmvae.latent_prior import LatentPrior
 from keras_lmmvae.likelihood import NOISE_VARIANCE_FLOOR, GaussianLikelihood
 from keras_lmmvae.mixed_model.equations import EarlierRows, Equations
 from keras_lmmvae.mixed_model.mixed_model import MixedModel, total_of
 from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR
+from keras_lmmvae.mixed_model.residuals import Targets
 from keras_lmmvae.networks import LatentNetworks
-from keras_lmmvae.rows import EFFECTS, FEATURES, Pass, Rows, cell_weights
+from keras_lmmvae.rows import EFFECTS, FEATURES, Pass, Rows, cell_weights, row_weights
 
 __all__ = ["ConjugateFit"]
 
@@ -41,6 +43,7 @@ class ConjugateFit(EffectsFit):
         mixed_model: The mixed model.
         networks: Encoder and decoder.
         likelihood: The likelihood.
+        latent_prior: Where the latents of the training rows lie.
         kl_weight: Positive float, weight of KL(q(B) || p(B)). The effects are shrunken as if the
             noise variance were so many times larger.
         latent_epochs: Epochs in which the networks train alone.
@@ -51,10 +54,12 @@ class ConjugateFit(EffectsFit):
         mixed_model: MixedModel,
         networks: LatentNetworks,
         likelihood: GaussianLikelihood,
+        latent_prior: LatentPrior,
         kl_weight: float = 1.0,
         latent_epochs: int = 0,
     ) -> None:
         super().__init__(mixed_model, networks, likelihood)
+        self.latent_prior = latent_prior
         self.kl_weight = kl_weight
         self.latent_epochs = latent_epochs
         self.rows: Pass
@@ -65,10 +70,15 @@ class ConjugateFit(EffectsFit):
         """The noise variance that the effects' posterior sees, `(p,)`."""
         return self.kl_weight * tf.convert_to_tensor(self.likelihood.noise_variance)
 
-    def training_residual(self, rows: Rows) -> tf.Tensor:
-        """`x - f(E[u])` of training rows, each with the effects of the other fold, `(b, p)`."""
-        parts = self.mixed_model.out_of_fold_parts(self.mixed_model.own_fold(rows))
-        return Inference(self.networks, rows, parts).residual
+    def infer(self, rows: Rows) -> Inference:
+        """What the networks say of training rows, each with the effects of the other fold."""
+        own = self.mixed_model.own_fold(rows)
+        return Inference(self.networks, rows, self.mixed_model.out_of_fold_parts(own))
+
+    def training_targets(self, rows: Rows) -> Targets:
+        """What the effects are to explain of training rows, the latent integrated out."""
+        values, loadings = self.infer(rows).targets(self.latent_prior)
+        return Targets(values, loadings * self.kl_weight**0.5)
 
     # In a training step -----------------------------------------------------------------------
 
@@ -113,31 +123,31 @@ class ConjugateFit(EffectsFit):
         if not self._has_effects:
             if epoch < self.latent_epochs:
                 return
-            self._start_effects(self.training_residual)
+            self._start_effects(lambda rows: self.infer(rows).residual)
         elif epoch - self.latent_epochs in _REFRESH_EPOCHS:
             self._solve_and_estimate(epoch)
-        self.mixed_model.pool(self.noise_variance)
+        self.mixed_model.pool()
 
     def refresh(self, epoch: int) -> None:
         """Solves anew after an epoch of one's own choice; of no effect while there are none."""
         if self.mixed_model.terms and self._has_effects:
             self._solve_and_estimate(epoch)
-            self.mixed_model.pool(self.noise_variance)
+            self.mixed_model.pool()
 
     def end(self) -> None:
         """Makes the effects exact given the networks: solves for all rows and terms jointly."""
         if not self.mixed_model.terms:
             return
         if not self._has_effects:
-            self._start_effects(self.training_residual)
+            self._start_effects(lambda rows: self.infer(rows).residual)
         self._solve_and_estimate(seed=1000)
         for _ in range(_FINAL_ROUNDS):
             self._solve(by_fold=True)
         self._solve(by_fold=False)
-        self.mixed_model.calibrate(self.equations, self.noise_variance, seed=2000, by_fold=False)
+        self.mixed_model.calibrate(self.equations, seed=2000, by_fold=False)
 
     def update(self, rows: Pass, earlier: EarlierRows | None) -> None:
-        """Solves for the effects given further rows, networks and variances frozen."""
+        """Solves for the effects given further rows, networks, variances and prior frozen."""
         self.equations = self.mixed_model.equations(rows, earlier)
         for effects in self.mixed_model.effects:
             table = tf.convert_to_tensor(effects.table.effects)
@@ -148,17 +158,30 @@ class ConjugateFit(EffectsFit):
 
     def _solve(self, by_fold: bool, earlier: EarlierRows | None = None) -> None:
         self.mixed_model.solve(
-            self.equations, self.training_residual, self.noise_variance, by_fold, earlier
+            self.equations, self.training_targets, self.noise_variance, by_fold, earlier
         )
+
+    def _fit_latent_prior(self) -> None:
+        def sums(rows: Rows) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            seen, weight = self.infer(rows), row_weights(rows)
+            latent = seen.latent_mean
+            weight = tf.ones_like(latent[:, 0]) if weight is None else weight
+            weighted = weight[:, None] * latent
+            variance = tf.reduce_sum(weight[:, None] * tf.square(seen.latent_std), axis=0)
+            squares = tf.matmul(weighted, latent, transpose_a=True) + tf.linalg.diag(variance)
+            return tf.reduce_sum(weight), tf.reduce_sum(weighted, axis=0), squares
+
+        self.latent_prior.fit(*self.rows.total(sums))
 
     def _solve_and_estimate(self, seed: int) -> None:
         """Solves the folds' equations given the networks and estimates the variances anew."""
+        self._fit_latent_prior()
         self._solve(by_fold=True)
         self._estimate(seed)
 
     def _estimate(self, seed: int) -> None:
-        self.mixed_model.calibrate(self.equations, self.noise_variance, seed, by_fold=True)
-        self.mixed_model.estimate_variances(self.noise_variance)
+        self.mixed_model.calibrate(self.equations, seed, by_fold=True)
+        self.mixed_model.estimate_variances()
 
     @property
     def _has_effects(self) -> bool:
@@ -186,15 +209,17 @@ class ConjugateFit(EffectsFit):
                 self._fit_bases(values_of)
                 self.equations = self.mixed_model.equations(self.rows)
             self._solve_for(values_of)
-            self.mixed_model.calibrate(self.equations, self.noise_variance, number, by_fold=True)
+            self.mixed_model.calibrate(self.equations, number, by_fold=True)
             self._noise_from_all_rows(values_of)
-            self.mixed_model.estimate_variances(self.noise_variance)
+            self.mixed_model.estimate_variances()
         self._solve_for(values_of)
-        self.mixed_model.pool(self.noise_variance)
+        self.mixed_model.pool()
         self.mixed_model.started.assign(1.0)
 
     def _solve_for(self, values_of: Values) -> None:
-        self.mixed_model.solve(self.equations, values_of, self.noise_variance, by_fold=True)
+        self.mixed_model.solve(
+            self.equations, lambda rows: Targets(values_of(rows)), self.noise_variance, by_fold=True
+        )
 
     def _fit_bases(self, values_of: Values) -> None:
         """Length scales, each on the values less the other terms."""

@@ -78,13 +78,13 @@ def condition_on_support(
     """Posterior of a term's effects for `b` levels, given `s` rows of each."""
     others = {label: part for label, part in parts.items() if label != term.label}
 
-    def residual_of(effects: tf.Tensor) -> tf.Tensor:
+    def values_of(effects: tf.Tensor) -> tf.Tensor:
         own = tf.reshape(tf.cast(effects, tf.float32), (-1, model.num_features))
         seen = model.infer(rows, {**others, term.label: own})
-        return tf.reshape(seen.error + own, tf.shape(effects))
+        values = seen.targets(model.latent_prior).values + own - seen.contribution
+        return tf.reshape(values, tf.shape(effects))
 
-    noise = model.effects_noise_variance()
-    return model.mixed_model.condition(term.label, basis, cells, noise, residual_of, code)
+    return model.mixed_model.condition(term.label, basis, cells, values_of, code)
 
 
 def _single_code(term: RandomEffect, rows: Rows) -> int:

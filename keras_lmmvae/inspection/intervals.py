@@ -112,15 +112,14 @@ def _fold_moments(
 ) -> FoldMoments:
     """Sums over the units of a term: its axes, or one coefficient of its levels."""
     variance = _numpy(effects.effect_variance)
-    noise = _numpy(model.effects_noise_variance())
     parts = []
     step = max(1, _CHUNK // (effects.basis_size * model.num_features))
     for start in range(0, effects.num_levels, step):
         levels = slice(start, min(start + step, effects.num_levels))
         if direction is None:
-            kept = _kept_of_axes(effects, levels, variance, noise)
+            kept = _kept_of_levels(effects, levels)
         else:
-            kept = _kept_of_direction(effects, levels, variance, noise, direction)
+            kept = _kept_of_direction(effects, levels, direction)
         parts.append(FoldMoments.of_units(kept, variance, 1.0 / model.effects_kl_weight))
     return FoldMoments.total(parts)
 
@@ -129,16 +128,14 @@ def _noise_limits(model: FittedModel, level: float) -> tuple[Array, Array]:
     """Limits over the estimate of the noise variance, `(p,)` each."""
     if model.noise_variance_setting is not None:
         return np.ones(model.num_features), np.ones(model.num_features)
-    noise = _numpy(model.effects_noise_variance())
     rows, spent = np.zeros(1), np.zeros(model.num_features)
     for effects in model.mixed_model.effects:
         count = _numpy(effects.table.count)[:, None]
         rows = np.maximum(rows, _by_feature(count, effects.table, slice(None)).sum(axis=0))
-        signal = _by_feature(effects.table.eigenvalues, effects.table, slice(None))
-        variance = _numpy(effects.effect_variance)
-        step = _CHUNK // model.num_features + 1
-        for start in range(0, len(signal), step):
-            spent += _kept(signal[start : start + step], variance, noise).sum(axis=0)
+        step = _CHUNK // (effects.basis_size * model.num_features) + 1
+        for start in range(0, effects.num_levels, step):
+            levels = slice(start, start + step)
+            spent += _kept(effects, effects.table, levels).sum(axis=(0, 1))
     freedom = np.maximum(rows * (1.0 - _latent_leverage(model)) - spent, 1.0)
     tail = (1.0 - level) / 2.0
     chi2 = stats.chi2
@@ -155,37 +152,48 @@ def _latent_leverage(model: FittedModel) -> Array:
     return np.asarray(model.latent_dim * ratio / (model.latent_dim + ratio.sum()))
 
 
-def _kept_of_axes(
-    effects: LevelEffects, levels: slice, variance: Array, noise: Array
-) -> list[Array]:
+def _kept_of_levels(effects: LevelEffects, levels: slice) -> list[Array]:
     """Shares kept along the axes of the levels' Gram matrices, by fold, `(units, p)` each."""
-    kept = []
+    found = []
     for fold in range(NUM_FOLDS):
         gram = _numpy(effects.folds.gram[fold, levels])
         if effects.basis_size == 1:
-            signal = gram[:, 0] * _numpy(effects.coefficient_covariance)[0, 0]
+            eigenvalues = gram[:, 0] * _numpy(effects.coefficient_covariance)[0, 0]
         else:
             rotation = _numpy(effects.table.rotation[levels])
-            signal = np.einsum("lik,lij,ljk->lk", rotation, gram, rotation, optimize=True)
-        signal = _by_feature(np.maximum(signal, 0.0), effects.folds, (fold, levels))
-        kept.append(_kept(signal, variance, noise))
-    return kept
+            eigenvalues = np.einsum("lik,lij,ljk->lk", rotation, gram, rotation, optimize=True)
+        kept = _kept(effects, effects.folds, (fold, levels), np.maximum(eigenvalues, 0.0))
+        found.append(kept.reshape(-1, kept.shape[-1]))
+    return found
 
 
-def _kept_of_direction(
-    effects: LevelEffects, levels: slice, variance: Array, noise: Array, direction: Array
-) -> list[Array]:
+def _kept_of_direction(effects: LevelEffects, levels: slice, direction: Array) -> list[Array]:
     """Shares of one linear form of the levels' effects that the folds tell, `(levels, p)` each."""
     prior = direction @ _numpy(effects.coefficient_covariance) @ direction
-    kept = []
+    found = []
     for fold in range(NUM_FOLDS):
         rotation = _numpy(effects.folds.rotation[fold, levels])
-        values = effects.folds.eigenvalues[fold, levels]
-        signal = _by_feature(values, effects.folds, (fold, levels))
-        share = _kept(signal, variance, noise).reshape(*values.shape, -1)
         weight = np.einsum("i,lik->lk", direction, rotation) ** 2 / prior
-        kept.append(np.einsum("lk,lkf->lf", weight, share))
-    return kept
+        kept = _kept(effects, effects.folds, (fold, levels))
+        found.append(np.einsum("lk,lkf->lf", weight, kept))
+    return found
+
+
+def _kept(
+    effects: LevelEffects, table: EffectsTable, index: Any, eigenvalues: Array | None = None
+) -> Array:
+    """Shares that features keep of least-squares effects, `(levels, m, p)`.
+
+    Args:
+        effects: The effects of the term.
+        table: One of its tables.
+        index: Where the levels are in it.
+        eigenvalues: Those of their Gram matrices, if not those of the table.
+    """
+    values = table.eigenvalues[index] if eigenvalues is None else eigenvalues
+    share = table.cell_share[index] if table.has_missing_cells else None
+    kept = effects.information.kept(keras.ops.cast(values, "float32"), share)
+    return _numpy(effects.information.of_features(kept))
 
 
 def _by_feature(signal: Any, table: EffectsTable, index: Any) -> Array:
@@ -200,10 +208,6 @@ def _by_feature(signal: Any, table: EffectsTable, index: Any) -> Array:
     if table.has_missing_cells:
         found = found * _numpy(table.cell_share[index])[..., None, :]
     return found.reshape(-1, found.shape[-1])
-
-
-def _kept(signal: Array, variance: Array, noise: Array) -> Array:
-    return signal * variance / (signal * variance + noise)
 
 
 def _numpy(weight: Any) -> Array:

@@ -56,8 +56,7 @@ def term_effects(model: FittedModel, name: str, data: Any) -> tuple[np.ndarray, 
     label = model.find_term(name).label
 
     def batch(rows: Rows) -> tuple[tf.Tensor, ...]:
-        noise = model.effects_noise_variance()
-        variance = model.mixed_model.term_variance(label, rows, noise)
+        variance = model.mixed_model.term_variance(label, rows)
         mean = model.mixed_model.parts(rows)[label]
         return mean * model.feature_scale, tf.sqrt(variance) * model.feature_scale
 

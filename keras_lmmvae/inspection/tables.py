@@ -49,9 +49,7 @@ def _effects_in_units(model: FittedModel, term: RandomEffect, std: bool) -> np.n
     """
     effects, basis = model.mixed_model.of(term.label), term.user_basis()
     if std:
-        variance = effects.table.level_variance(
-            tf.constant(basis, tf.float32), effects.prior, model.effects_noise_variance()
-        )
+        variance = effects.table.level_variance(tf.constant(basis, tf.float32), effects.information)
         values = np.asarray(tf.sqrt(variance * effects.variance_ratio))
     else:
         table = keras.ops.convert_to_numpy(effects.table.effects)

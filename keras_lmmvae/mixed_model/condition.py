@@ -7,12 +7,16 @@ import tensorflow as tf
 
 from keras_lmmvae import linalg
 from keras_lmmvae.linalg import LevelPosterior
+from keras_lmmvae.mixed_model.information import Information
 from keras_lmmvae.mixed_model.level_effects import LevelEffects
 
 __all__ = ["KnownLevel", "condition", "known_level"]
 
 ROUNDS = 3
-"""Rounds of (residuals, effects): the encoder reads rows less their effects."""
+"""Rounds of (values, effects): the encoder reads rows less their effects."""
+
+# Along an axis of less, rows tell nothing.
+_SMALLEST_SIGNAL = 1e-12
 
 
 class KnownLevel(NamedTuple):
@@ -44,37 +48,59 @@ def condition(
     known: KnownLevel,
     basis: tf.Tensor,
     cells: tf.Tensor,
-    noise_variance: tf.Tensor,
-    residual_of: Callable[[tf.Tensor], tf.Tensor],
+    values_of: Callable[[tf.Tensor], tf.Tensor],
 ) -> LevelPosterior:
     """Posterior of the effects of levels, each given what is known of it and some rows.
 
-        precision[f] = G[f] / noise_variance[f] + inv(Psi) / effect_variance[f]
+        precision[q] = G[q] * signal[q] + inv(Psi),    along the axes of the term's `Information`
         G[f] = known G + sum of phi phi' over the rows whose cell f counts
 
-    As in training, a row is read less the effects that the *other* rows say. These follow from
-    the leverages of the rows, as in any ridge regression:
-    `(fit - leverage * r) / (1 - leverage)`.
+    The latents of the rows are integrated out: `values_of` gives `x` less the other terms, linear
+    in the latent (see `Targets`). It is asked for anew with the effects that the *other* rows
+    say, around which the encoder reads a row. These follow from the leverages of the rows, as in
+    any ridge regression: `(fit - leverage * value) / (1 - leverage)`.
     """
     dtype = basis.dtype
-    noise = tf.cast(noise_variance, dtype)
-    variance = tf.cast(effects.effect_variance, dtype)
+    information = Information(*(tf.cast(value, dtype) for value in effects.information))
     inverse = effects.prior.inverse_block(dtype)
-    of_features = tf.matmul(known.gram, tf.linalg.matrix_transpose(known.mean)[..., None])
-    earlier = tf.linalg.matrix_transpose(of_features[..., 0])
-    earlier += noise * tf.matmul(inverse, known.mean) / variance
+    unit = tf.ones_like(information.signal)
+    noise = unit / tf.maximum(information.signal, _SMALLEST_SIGNAL)
+
+    def to_axes(values: tf.Tensor) -> tf.Tensor:
+        return information.to_axes(values / information.effect_variance)
+
     gram = known.gram + tf.einsum("bsf,bsi,bsj->bfij", cells, basis, basis)
-    posterior: LevelPosterior
+    gram = _along_axes(gram, information)
+    mean = to_axes(known.mean)
+    columns = tf.linalg.matrix_transpose(mean)[..., None]  # (1, p, m, 1)
+    earlier = tf.matmul(_along_axes(known.gram, information), columns)[..., 0]
+    earlier = tf.linalg.matrix_transpose(earlier) + noise * tf.matmul(inverse, mean)
+    share = tf.einsum("bsf,fq->bsq", cells, tf.square(information.axes))
     left_out = tf.matmul(basis, tf.broadcast_to(known.mean, tf.shape(_like(basis, cells))))
     for _ in range(ROUNDS):
-        residual = tf.cast(residual_of(left_out), dtype)
-        scores = earlier + tf.matmul(basis, cells * residual, transpose_a=True)
-        posterior = linalg.level_posterior(gram, scores, noise, variance, inverse)
+        values = to_axes(cells * tf.cast(values_of(left_out), dtype))
+        scores = earlier + tf.matmul(basis, values, transpose_a=True)
+        posterior = linalg.level_posterior(gram, scores, noise, unit, inverse)
         fit = tf.matmul(basis, posterior.mean)
-        leverage = tf.einsum("bsi,bfij,bsj->bsf", basis, posterior.covariance, basis)
-        leverage *= cells / noise
-        left_out = (fit - leverage * residual) / tf.maximum(1.0 - leverage, 1e-9)
-    return posterior
+        leverage = tf.einsum("bsi,bqij,bsj->bsq", basis, posterior.covariance, basis)
+        leverage *= share / noise
+        without = (fit - leverage * values) / tf.maximum(1.0 - leverage, 1e-9)
+        left_out = information.from_axes(without)
+    covariance = tf.einsum(
+        "f,fq,bqij->bfij",
+        information.effect_variance,
+        tf.square(information.axes),
+        posterior.covariance,
+    )
+    variance = tf.linalg.matrix_transpose(tf.linalg.diag_part(covariance))
+    return LevelPosterior(information.from_axes(posterior.mean), variance, covariance)
+
+
+def _along_axes(gram: tf.Tensor, information: Information) -> tf.Tensor:
+    """Gram matrices along the axes, of those by feature, `(b, p, m, m)`."""
+    if gram.shape[1] == 1:  # All features are alike, and so are the axes.
+        return gram
+    return tf.einsum("bfij,fq->bqij", gram, tf.square(information.axes))
 
 
 def _like(basis: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:

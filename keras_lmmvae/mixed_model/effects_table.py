@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_lmmvae import design, linalg
 from keras_lmmvae.layers.state_layer import StateLayer
+from keras_lmmvae.mixed_model.information import Information
 from keras_lmmvae.mixed_model.prior import LevelPrior
 from keras_lmmvae.validation import received
 
@@ -118,48 +119,49 @@ class EffectsTable(StateLayer):
 
     # Reading ------------------------------------------------------------------------------
 
-    def rotated_variance(self, prior: LevelPrior, noise_variance: tf.Tensor) -> tf.Tensor:
+    def rotated_variance(self, information: Information) -> tf.Tensor:
         """Posterior variances of the rotated effects of all levels, `(..., levels, m, p)`."""
-        share = self.cell_share.value if self.has_missing_cells else None
-        variance = prior.effect_variance.value
-        return linalg.posterior_variance(self.eigenvalues.value, noise_variance, variance, share)
+        return information.posterior_variance(self.eigenvalues.value, self._shares())
 
-    def level_variance(
-        self, basis: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
-    ) -> tf.Tensor:
+    def level_variance(self, basis: tf.Tensor, information: Information) -> tf.Tensor:
         """Posterior variances of `basis @ effects` of every level, `(levels, c, p)`."""
-        variance = self.rotated_variance(prior, noise_variance)
+        variance = self.rotated_variance(information)
         if self.basis_size == 1:
             return tf.square(basis) * variance
         rotated = tf.einsum("cm,lmk->lck", basis, tf.convert_to_tensor(self.rotation))
         return tf.einsum("lck,lkf->lcf", tf.square(rotated), variance)
 
     def precision_product(
-        self, effects: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor
+        self, effects: tf.Tensor, prior: LevelPrior, information: Information
     ) -> tf.Tensor:
         """`precision @ effects` of whole tables."""
-        product = tf.matmul(self.gram.value, effects)
-        if self.has_missing_cells:
-            product *= self.cell_share.value[..., None, :]
-        return product / noise_variance + prior.product(effects)
+        along = information.to_axes(effects / information.effect_variance)
+        shares = information.strength(tf.ones_like(self.count.value)[..., None], self._shares())
+        along = tf.matmul(self.gram.value, along) * shares
+        return information.from_axes(along) / information.effect_variance + prior.product(effects)
 
-    def solve(self, scores: tf.Tensor, prior: LevelPrior, noise_variance: tf.Tensor) -> tf.Tensor:
+    def solve(self, scores: tf.Tensor, information: Information) -> tf.Tensor:
         """`inv(precision) @ scores` of whole tables, every level by itself."""
-        variance = self.rotated_variance(prior, noise_variance)
+        left = 1.0 / (information.strength(self.eigenvalues.value, self._shares()) + 1.0)
+        along = information.to_axes(scores)
         if self.basis_size == 1:
-            return variance * scores
-        return linalg.apply_inverse(tf.convert_to_tensor(self.rotation), variance, scores)
+            return information.from_axes(left * along)
+        rotation = tf.convert_to_tensor(self.rotation)
+        return information.from_axes(linalg.apply_inverse(rotation, left, along))
 
-    def shrinkage(
-        self, levels: slice, prior: LevelPrior, noise_variance: tf.Tensor
-    ) -> list[tf.Tensor]:
-        """Share that each fold keeps of the rotated least-squares effects, `(l, m, p)` each."""
-        kept = []
+    def kept(self, levels: slice, information: Information) -> list[tf.Tensor]:
+        """Share that each fold keeps of the rotated least-squares effects, `(l, m, p)` each.
+
+        Along the axes of the information, not by feature.
+        """
+        found = []
         for fold in range(design.NUM_FOLDS):
             share = self.cell_share[fold, levels] if self.has_missing_cells else None
-            eigenvalues, variance = self.eigenvalues[fold, levels], prior.effect_variance.value
-            kept.append(linalg.shrinkage(eigenvalues, noise_variance, variance, share))
-        return kept
+            found.append(information.kept(self.eigenvalues[fold, levels], share))
+        return found
+
+    def _shares(self) -> tf.Tensor | None:
+        return self.cell_share.value if self.has_missing_cells else None
 
     def add(self, increment: Increment) -> None:
         """Adds the increment of a training step."""

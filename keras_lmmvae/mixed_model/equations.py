@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from keras_lmmvae import design
 from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
 from keras_lmmvae.mixed_model.effects_table import EffectsTable
+from keras_lmmvae.mixed_model.information import Information
 from keras_lmmvae.mixed_model.level_effects import LevelEffects
+from keras_lmmvae.mixed_model.residuals import Residuals, Targets
 from keras_lmmvae.rows import EFFECTS, FOLD, Pass, Rows, cell_weights, row_weights
 
 __all__ = ["DesignRows", "EarlierRows", "Equations", "Solution", "Tables", "add_tables"]
@@ -22,7 +25,7 @@ Tables = dict[str, tf.Tensor]
 # Iterations and tolerance of the folds' equations while the networks still move, and of the last
 # solution.
 _FOLD_ITERATIONS, _FOLD_TOLERANCE = 40, 1e-3
-_FINAL_ITERATIONS, _FINAL_TOLERANCE = 300, 1e-5
+_FINAL_ITERATIONS, _FINAL_TOLERANCE = 300, 2e-6
 # Design rows are merged to chunks of this many before the equations are solved.
 _CHUNK = 65_536
 
@@ -71,18 +74,24 @@ class EarlierRows(NamedTuple):
         grams: Term name -> Gram matrices `(levels, m, m)`.
         traces: Term name -> traces of the features' Gram matrices, `(levels, p or 1)`.
         scores: Term name -> right sides `(levels, m, p)`, over the noise variance.
+        information: Term name -> what a row told of the effects.
     """
 
     grams: Tables
     traces: Tables
     scores: Tables
+    information: dict[str, Information]
 
     def product(self, effects: Tables) -> Tables:
-        """`G @ B` of every term."""
+        """`G (x) M @ B` of every term; see `Information`."""
         found = {}
         for name, gram in self.grams.items():
+            information = self.information[name]
             share = tf.math.divide_no_nan(self.traces[name], tf.linalg.trace(gram)[..., None])
-            found[name] = share[..., None, :] * tf.matmul(gram, effects[name])
+            strength = information.strength(tf.ones_like(gram[..., :1, 0]), share)
+            along = information.to_axes(effects[name] / information.effect_variance)
+            along = information.from_axes(tf.matmul(gram, along) * strength)
+            found[name] = along / information.effect_variance
         return found
 
 
@@ -102,10 +111,11 @@ def add_tables(total: Tables, part: Tables) -> Tables:
 class Equations:
     """Henderson's equations of some terms over some rows.
 
-        (Z'Z / noise_variance + inv(prior covariance)) B = Z' r / noise_variance
+        (Z' inv(Omega) Z + inv(prior covariance)) B = Z' inv(Omega) values
 
-    with Z all terms side by side. With `by_fold` there are two such systems, of the rows of each
-    fold by themselves.
+    with Z all terms side by side, and Omega the covariance of what the effects leave over: the
+    latent and the noise (see `Residuals`). With `by_fold` there are two such systems, of the rows
+    of each fold by themselves.
 
     Args:
         terms: The terms.
@@ -125,6 +135,7 @@ class Equations:
         self.chunks = [DesignRows.of(group, terms) for group in rows.groups(self.chunk_size)]
         weights = [rows.cell_weights for rows in self.chunks if rows.cell_weights is not None]
         self.has_missing_cells = any(cells.shape[1] > 1 for cells in weights)
+        self.residuals: list[Residuals] = []
         self._solvers = {by_fold: self._solver(by_fold) for by_fold in (True, False)}
 
     def set_designs(self, earlier: EarlierRows | None = None) -> None:
@@ -162,7 +173,7 @@ class Equations:
     def solve(
         self,
         by_fold: bool,
-        values_of: Callable[[Rows], tf.Tensor],
+        targets_of: Callable[[Rows], Targets],
         noise_variance: tf.Tensor,
         earlier: EarlierRows | None = None,
     ) -> Solution:
@@ -172,39 +183,64 @@ class Equations:
             The solution.
         """
         right_side: Tables = {} if earlier is None else dict(earlier.scores)
-        for group in self.rows.groups(self.chunk_size):
-            values = tf.concat([values_of(batch) / noise_variance for batch in group], axis=0)
-            part = self.scores(values, DesignRows.of(group, self.terms), by_fold)
-            right_side = add_tables(right_side, part)
+        self.residuals = []
+        for rows, group in zip(self.chunks, self.rows.groups(self.chunk_size), strict=True):
+            parts = [targets_of(batch) for batch in group]
+            values = tf.concat([part.values for part in parts], axis=0)
+            loadings = None
+            if parts[0].loadings is not None:
+                loadings = tf.concat([part.loadings for part in parts], axis=1)
+            residuals = Residuals.of(loadings, noise_variance, rows.cell_weights)
+            self.residuals.append(residuals)
+            scores = self.scores(residuals.precision_product(values), rows, by_fold)
+            right_side = add_tables(right_side, scores)
+        precision = self._mean_precision()
+        for effects in self.effects:
+            effects.set_information(precision)
         tables = {
             term.label: _table(effects, by_fold).effects
             for term, effects in zip(self.terms, self.effects, strict=True)
         }
         start = {label: tf.convert_to_tensor(table) for label, table in tables.items()}
-        solution = self.solution(by_fold, right_side, noise_variance, start, earlier)
+        solution = self.solution(by_fold, right_side, start, earlier)
         for label, table in tables.items():
             table.assign(solution.effects[label])
         return solution
+
+    def _mean_precision(self) -> np.ndarray:
+        """The mean of the rows' `inv(Omega)`, float64 `(p, p)`."""
+        precision = np.diag(1.0 / np.asarray(self.residuals[0].noise_variance, np.float64))
+        if not self.has_latent:
+            return precision
+        lost, count = np.zeros_like(precision), 0.0
+        for rows, residuals in zip(self.chunks, self.residuals, strict=True):
+            part, weight = residuals.lost_precision(rows.row_weights)
+            lost += part.numpy()
+            count += float(weight)
+        return precision - lost / max(count, 1e-6)
+
+    @property
+    def has_latent(self) -> bool:
+        """Whether the residuals of the last solution have a latent part."""
+        return any(residuals.factors is not None for residuals in self.residuals)
 
     def solution(
         self,
         by_fold: bool,
         right_side: Tables,
-        noise_variance: tf.Tensor,
         start: Tables,
         earlier: EarlierRows | None = None,
     ) -> Solution:
         """The solution for given right sides, which is not assigned.
 
         Preconditioned by the inverse blocks of the levels, which are the whole inverse where one
-        factor stands alone; each iteration costs O(rows * features * terms).
+        factor stands alone; each iteration costs O(rows * features * (terms + latent_dim)).
         """
-        if len(self.terms) == 1 and self.effects[0].basis_size == 1:
+        if len(self.terms) == 1 and self.effects[0].basis_size == 1 and not self.has_latent:
             label, part = self.terms[0].label, self.effects[0]
-            table = _table(part, by_fold)
-            effects = table.solve(right_side[label], part.prior, noise_variance)
+            effects = _table(part, by_fold).solve(right_side[label], part.information)
             return Solution({label: effects}, tf.constant(0), tf.constant(0.0))
-        return self._solvers[by_fold](right_side, noise_variance, start, earlier)
+        return self._solvers[by_fold](right_side, self.residuals, start, earlier)
 
     def fitted(self, effects: Tables, rows: DesignRows, by_fold: bool) -> tf.Tensor:
         """`sum_k Z_k B_k` of some rows, `(b, p)`."""
@@ -235,25 +271,27 @@ class Equations:
 
         def run(
             right_side: Tables,
-            noise_variance: tf.Tensor,
+            residuals: list[Residuals],
             start: Tables,
             earlier: EarlierRows | None,
         ) -> Solution:
             def multiply(effects: Tables) -> Tables:
-                return self._product(effects, noise_variance, by_fold, earlier)
+                return self._product(effects, residuals, by_fold, earlier)
 
             def precondition(residual: Tables) -> Tables:
                 return {
                     term.label: _table(effects, by_fold).solve(
-                        residual[term.label], effects.prior, noise_variance
+                        residual[term.label], effects.information
                     )
                     for term, effects in zip(self.terms, self.effects, strict=True)
                 }
 
             iterations = _FOLD_ITERATIONS if by_fold else _FINAL_ITERATIONS
             tolerance = _FOLD_TOLERANCE if by_fold else _FINAL_TOLERANCE
+            # The latent ties the features together: then they take steps of one length.
+            is_tied = residuals[0].factors is not None
             return _conjugate_gradients(
-                multiply, precondition, right_side, start, iterations, tolerance
+                multiply, precondition, right_side, start, iterations, tolerance, is_tied
             )
 
         return tf.function(run, autograph=False)
@@ -261,7 +299,7 @@ class Equations:
     def _product(
         self,
         effects: Tables,
-        noise_variance: tf.Tensor,
+        residuals: list[Residuals],
         by_fold: bool,
         earlier: EarlierRows | None,
     ) -> Tables:
@@ -272,9 +310,9 @@ class Equations:
         }
         if earlier is not None:
             past = earlier.product(effects)
-            total = {name: total[name] + past[name] / noise_variance for name in effects}
-        for rows in self.chunks:
-            values = self.fitted(effects, rows, by_fold) / noise_variance
+            total = add_tables(total, past)
+        for rows, part in zip(self.chunks, residuals, strict=True):
+            values = part.precision_product(self.fitted(effects, rows, by_fold))
             total = add_tables(total, self.scores(values, rows, by_fold))
         return total
 
@@ -300,8 +338,16 @@ def _conjugate_gradients(
     start: Tables,
     max_iterations: int,
     tolerance: float,
+    is_tied: bool,
 ) -> Solution:
-    """Preconditioned conjugate gradients, for every feature at once."""
+    """Preconditioned conjugate gradients, for every feature at once.
+
+    Every feature is solved to the tolerance, also where one system ties all of them.
+    """
+
+    def together(products: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(products) if is_tied else products
+
     residual = _combine(right_side, multiply(start), tf.subtract)
     preconditioned = precondition(residual)
     height = _inner(residual, preconditioned)
@@ -318,16 +364,16 @@ def _conjugate_gradients(
         direction: Tables,
     ) -> tuple[tf.Tensor, tf.Tensor, Tables, Tables, Tables]:
         image = multiply(direction)
-        length = tf.math.divide_no_nan(height, _inner(direction, image))
+        length = tf.math.divide_no_nan(together(height), together(_inner(direction, image)))
         effects = _combine(effects, direction, lambda a, b: a + length * b)
         residual = _combine(residual, image, lambda a, b: a - length * b)
         preconditioned = precondition(residual)
         new_height = _inner(residual, preconditioned)
-        ratio = tf.math.divide_no_nan(new_height, height)
+        ratio = tf.math.divide_no_nan(together(new_height), together(height))
         direction = _combine(preconditioned, direction, lambda a, b: a + ratio * b)
         return iteration + 1, new_height, effects, residual, direction
 
     state = (tf.constant(0), height, dict(start), residual, preconditioned)
     iterations, height, effects, *_ = tf.while_loop(has_work, iterate, state)
-    relative = tf.sqrt(tf.math.divide_no_nan(height, goal)) * tolerance
+    relative = tf.sqrt(tf.math.divide_no_nan(tf.maximum(height, 0.0), goal)) * tolerance
     return Solution(effects, iterations, tf.reduce_max(relative))

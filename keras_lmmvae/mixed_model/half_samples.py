@@ -29,7 +29,7 @@ def is_centred(effects: LevelEffects) -> bool:
 
 
 def half_sample_moment(
-    effects: LevelEffects, fold_effects: tf.Tensor, noise_variance: tf.Tensor
+    effects: LevelEffects, fold_effects: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The product of the folds' effects, `sum over levels of tr(inv(Psi) B_1 B_2')`.
 
@@ -41,7 +41,7 @@ def half_sample_moment(
     product = factor = tf.zeros(effects.num_features)
     for start in range(0, effects.num_levels, _CHUNK):
         levels = slice(start, min(start + _CHUNK, effects.num_levels))
-        part = _moment(effects, fold_effects[:, levels], levels, noise_variance)
+        part = _moment(effects, fold_effects[:, levels], levels)
         product, factor = product + part[0], factor + part[1]
     if is_centred(effects):
         levels_count = float(effects.num_levels)
@@ -52,14 +52,16 @@ def half_sample_moment(
 
 
 def _moment(
-    effects: LevelEffects, fold_effects: tf.Tensor, levels: slice, noise_variance: tf.Tensor
+    effects: LevelEffects, fold_effects: tf.Tensor, levels: slice
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Product and factor of some levels."""
-    shares = effects.folds.shrinkage(levels, effects.prior, noise_variance)  # (l, m, p) each
+    information = effects.information
+    shares = effects.folds.kept(levels, information)  # (l, m, p) each
     first, second = tf.unstack(fold_effects)
     if effects.basis_size == 1:
         product = tf.reduce_sum(first * second, axis=(0, 1))
         factor = tf.reduce_sum(shares[0] * shares[1], axis=(0, 1))
+        factor = information.of_features(factor[None])[0]
         return product / effects.coefficient_covariance[0, 0], factor
     metric = effects.folds.rotation[1, levels]
     if effects.learn_coefficient_covariance:
@@ -68,10 +70,11 @@ def _moment(
     # Squared cosines between the axes in which the two folds are diagonal.
     angle = tf.square(tf.matmul(effects.folds.rotation[0, levels], metric, transpose_a=True))
     factor = tf.reduce_sum(shares[0] * tf.matmul(angle, shares[1]), axis=(0, 1))
+    factor = information.of_features(factor[None])[0]
     return tf.reduce_sum(first * second, axis=(0, 1)), factor
 
 
-def half_sample_covariance(effects: LevelEffects, noise_variance: tf.Tensor) -> tf.Tensor | None:
+def half_sample_covariance(effects: LevelEffects) -> tf.Tensor | None:
     """Solves `sum B_1 B_2' = sum effect_variance A_1 Psi A_2'` for one `Psi` of all features.
 
     Returns:
@@ -81,13 +84,16 @@ def half_sample_covariance(effects: LevelEffects, noise_variance: tf.Tensor) -> 
     size = effects.basis_size
     levels = slice(0, min(_COVARIANCE_CHUNK, effects.num_levels))
     inverse = effects.prior.inverse_block()
-    kept = effects.folds.shrinkage(levels, effects.prior, noise_variance)
+    information = effects.information
+    kept = effects.folds.kept(levels, information)
     matrices = []
     for fold, share in enumerate(kept):
         rotation = effects.folds.rotation[fold, levels]
         back = tf.matmul(rotation, inverse, transpose_a=True)
         matrices.append(tf.einsum("lik,lkf,lkj->lfij", rotation, share, back))
-    normal = tf.einsum("f,lfab,lfcd->acbd", effects.effect_variance, *matrices)
+    along = information.from_axes(tf.eye(effects.num_features))  # axes in rows
+    weights = tf.reduce_sum(tf.square(along), axis=1)  # of the axes, in the features' units
+    normal = tf.einsum("f,lfab,lfcd->acbd", weights, *matrices)
     normal = tf.reshape(normal, (size * size, size * size))
     first, second = tf.unstack(effects.folds.effects[:, levels])
     moment = tf.reshape(tf.einsum("laf,lcf->ac", first, second), (-1, 1))

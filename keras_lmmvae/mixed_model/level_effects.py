@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.layers.state_layer import StateLayer
 from keras_lmmvae.mixed_model.effects_table import EffectsTable
+from keras_lmmvae.mixed_model.information import Information
 from keras_lmmvae.mixed_model.prior import LevelPrior
 
 __all__ = ["LevelEffects"]
@@ -38,6 +39,7 @@ class LevelEffects(StateLayer):
         prior: The `LevelPrior`.
         table: The `EffectsTable` that new rows read.
         folds: The `EffectsTable` by fold.
+        signal, axes: Weights `(p,)` and `(p, p)`; see `information`.
         variance_ratio: Scalar weight, posterior variance with the other terms unknown too, over
             that with them known. It is 1 for one term.
         aggregate_count: Weight `(aggregates,)`, rows that codes are averaged over.
@@ -99,6 +101,8 @@ class LevelEffects(StateLayer):
             return
         self.folds.build()
         self.variance_ratio = self.state("variance_ratio", (), "ones")
+        self.signal = self.state("signal", (self.num_features,), "ones")
+        self.axes = self.state("axes", (self.num_features,) * 2, keras.initializers.Identity())
 
     @property
     def effect_variance(self) -> keras.Variable:
@@ -130,30 +134,44 @@ class LevelEffects(StateLayer):
             known,
         )
 
-    def pool(self, noise_variance: tf.Tensor) -> None:
+    @property
+    def information(self) -> Information:
+        """What a row tells of the effects, as in the last solution of the equations."""
+        return Information(self.effect_variance.value, self.signal.value, self.axes.value)
+
+    def set_information(self, precision: np.ndarray) -> None:
+        """Takes the mean precision of a row's residuals, `(p, p)`; see `Information`."""
+        deviation = np.sqrt(np.asarray(self.effect_variance, np.float64))
+        relative = deviation[:, None] * precision * deviation
+        if np.any(precision != np.diag(np.diag(precision))):
+            signal, axes = np.linalg.eigh(relative)
+        else:
+            signal, axes = np.diag(relative), np.eye(self.num_features)
+        self.signal.assign(np.maximum(signal, 0.0))
+        self.axes.assign(axes)
+
+    def pool(self) -> None:
         """Sets the table for new rows to the posterior mean given both folds.
 
         precision @ B = precision_1 @ B_1 + precision_2 @ B_2
         """
         effects = tf.convert_to_tensor(self.folds.effects)
-        scores = self.folds.precision_product(effects, self.prior, noise_variance)
-        scores = tf.reduce_sum(scores, axis=0)
-        self.table.effects.assign(self.table.solve(scores, self.prior, noise_variance))
+        scores = self.folds.precision_product(effects, self.prior, self.information)
+        self.table.effects.assign(self.table.solve(tf.reduce_sum(scores, axis=0), self.information))
 
     def set_prior(
-        self,
-        effect_variance: np.ndarray,
-        coefficient_covariance: tf.Tensor | None,
-        noise_variance: tf.Tensor,
+        self, effect_variance: np.ndarray, coefficient_covariance: tf.Tensor | None
     ) -> None:
         """Changes the prior and moves the folds' effects along, as if solved with the new one."""
         effects = tf.convert_to_tensor(self.folds.effects)
-        scores = self.folds.precision_product(effects, self.prior, noise_variance)
+        scores = self.folds.precision_product(effects, self.prior, self.information)
+        precision = self.information.precision()
         self.prior.assign(effect_variance, coefficient_covariance)
+        self.set_information(precision)
         if coefficient_covariance is not None:
             self.folds.refresh(self.prior)
             self.table.refresh(self.prior)
-        self.folds.effects.assign(self.folds.solve(scores, self.prior, noise_variance))
+        self.folds.effects.assign(self.folds.solve(scores, self.information))
 
     def mean_prior_share(self) -> float:
         """Prior variance of the average row's contribution, over `effect_variance`."""
@@ -170,7 +188,7 @@ class LevelEffects(StateLayer):
         variables = [self.table.effects, self.effect_variance, self.coefficient_covariance]
         if self.is_amortized:
             return variables
-        variables += [self.table.eigenvalues, self.variance_ratio]
+        variables += [self.table.eigenvalues, self.variance_ratio, self.signal, self.axes]
         if self.has_missing_cells:
             variables.append(self.table.cell_share)
         if self.num_levels == 1:  # New rows of a surface are added to what it knows.
@@ -186,5 +204,6 @@ class LevelEffects(StateLayer):
         copy.table = self.table.grown(num_levels, has_missing_cells, self.prior)
         copy.folds = self.folds.grown(num_levels, has_missing_cells, self.prior)
         copy.variance_ratio = self.variance_ratio
+        copy.signal, copy.axes = self.signal, self.axes
         copy.built = True
         return copy

@@ -14,7 +14,9 @@ from keras_lmmvae.layers.state_layer import StateLayer
 from keras_lmmvae.linalg import LevelPosterior
 from keras_lmmvae.mixed_model.condition import condition, known_level
 from keras_lmmvae.mixed_model.equations import EarlierRows, Equations, Solution
+from keras_lmmvae.mixed_model.information import Information
 from keras_lmmvae.mixed_model.level_effects import LevelEffects
+from keras_lmmvae.mixed_model.residuals import Targets
 from keras_lmmvae.mixed_model.table_rows import TableRows
 from keras_lmmvae.mixed_model.variances import (
     SimulatedFit,
@@ -127,31 +129,30 @@ class MixedModel(StateLayer):
         """`sum_k Z_k B_k` of new rows, `(b, p)`."""
         return total_of(self.parts(rows), rows)
 
-    def variance(self, rows: Rows, noise_variance: tf.Tensor) -> tf.Tensor:
-        """Posterior variance of `contribution`, `(b, p)`.
+    def variance(self, rows: Rows) -> tf.Tensor:
+        """Posterior variance of `contribution`, `(b, p)`, the latent of training rows unknown.
 
         Levels never seen have the variance of the prior. Terms that share rows cancel each
         other's errors, so the variance of a term is its share of that of all together.
         """
         total = tf.zeros_like(rows[FEATURES])
         for term, effects in self.pairs():
-            total += self._row_variance(term, effects, rows, noise_variance, is_marginal=False)
+            total += self._row_variance(term, effects, rows, is_marginal=False)
         return total
 
-    def term_variance(self, label: str, rows: Rows, noise_variance: tf.Tensor) -> tf.Tensor:
+    def term_variance(self, label: str, rows: Rows) -> tf.Tensor:
         """Posterior variance of one term's contribution by itself, `(b, p)`.
 
         The other terms are not known either, and all that the basis leaves out counts.
         """
         term, effects = next(pair for pair in self.pairs() if pair[0].label == label)
-        return self._row_variance(term, effects, rows, noise_variance, is_marginal=True)
+        return self._row_variance(term, effects, rows, is_marginal=True)
 
     def _row_variance(
         self,
         term: RandomEffect,
         effects: LevelEffects,
         rows: Rows,
-        noise_variance: tf.Tensor,
         is_marginal: bool,
     ) -> tf.Tensor:
         encoded = rows[EFFECTS][term.label]
@@ -160,7 +161,8 @@ class MixedModel(StateLayer):
         if self.is_amortized:
             seen = tf.zeros_like(prior)
         else:
-            seen = TableRows(effects.table, effects.prior, codes, basis).variance(noise_variance)
+            seen = TableRows(effects.table, effects.prior, codes, basis)
+            seen = seen.variance(effects.information)
             ratio = effects.variance_ratio.value if is_marginal else self.variance_ratios.value[1]
             seen = seen * ratio
             share = 1.0 if is_marginal else _mean_share(effects, basis)
@@ -178,10 +180,10 @@ class MixedModel(StateLayer):
         return total
 
     def own_variance(self, rows: Rows, own: FoldRows, noise_variance: tf.Tensor) -> tf.Tensor:
-        """Posterior variance of `own_fold_parts` together, `(b, p)`."""
+        """Posterior variance of `own_fold_parts` together given the latent, `(b, p)`."""
         total = tf.zeros_like(rows[FEATURES])
         for part in own.values():
-            total += part.variance(noise_variance)
+            total += part.variance(Information.given_latent(part.prior, noise_variance))
         return total * self.variance_ratios.value[0]
 
     # Rows teach the effects -----------------------------------------------------------------
@@ -233,40 +235,38 @@ class MixedModel(StateLayer):
     def solve(
         self,
         equations: Equations,
-        values_of: Callable[[Rows], tf.Tensor],
+        targets_of: Callable[[Rows], Targets],
         noise_variance: tf.Tensor,
         by_fold: bool,
         earlier: EarlierRows | None = None,
     ) -> Solution:
         """Makes the effects exact; see `Equations.solve`."""
-        return equations.solve(by_fold, values_of, noise_variance, earlier)
+        return equations.solve(by_fold, targets_of, noise_variance, earlier)
 
-    def pool(self, noise_variance: tf.Tensor) -> None:
+    def pool(self) -> None:
         """Brings the tables for new rows up to date with the folds."""
         for effects in self.effects:
-            effects.pool(noise_variance)
+            effects.pool()
 
-    def calibrate(
-        self, equations: Equations, noise_variance: tf.Tensor, seed: int, by_fold: bool
-    ) -> None:
+    def calibrate(self, equations: Equations, seed: int, by_fold: bool) -> None:
         """Measures on simulated effects how terms share what the rows say."""
         if len(self.terms) < 2:
             return
-        fit = SimulatedFit(equations, noise_variance, by_fold, seed, has_noise=True)
+        fit = SimulatedFit(equations, by_fold, seed, has_noise=True)
         together, ratios = variance_ratios(fit)
         values = np.array(keras.ops.convert_to_numpy(self.variance_ratios))
         values[0 if by_fold else 1] = together
         self.variance_ratios.assign(values)
         if by_fold:
-            self.moment_matrix.assign(moment_matrix(equations, noise_variance, seed))
+            self.moment_matrix.assign(moment_matrix(equations, seed))
             return
         for term, effects in self.pairs():
             effects.variance_ratio.assign(ratios[term.label])
 
-    def estimate_variances(self, noise_variance: tf.Tensor) -> None:
+    def estimate_variances(self) -> None:
         """Sets the variance components to what the solved half-samples have in common."""
         moments = keras.ops.convert_to_numpy(self.moment_matrix)
-        update_variances(self.effects, moments, noise_variance)
+        update_variances(self.effects, moments)
 
     # Levels -----------------------------------------------------------------------------------
 
@@ -275,24 +275,26 @@ class MixedModel(StateLayer):
         label: str,
         basis: tf.Tensor,
         cells: tf.Tensor,
-        noise_variance: tf.Tensor,
-        residual_of: Callable[[tf.Tensor], tf.Tensor],
+        values_of: Callable[[tf.Tensor], tf.Tensor],
         code: int = UNKNOWN_CODE,
     ) -> LevelPosterior:
         """Posterior of the effects of a level given some of its rows; see `condition`."""
         effects = self.of(label)
         known = known_level(effects, code, basis.dtype)
-        return condition(effects, known, basis, cells, noise_variance, residual_of)
+        return condition(effects, known, basis, cells, values_of)
 
-    def earlier_rows(self, noise_variance: tf.Tensor) -> EarlierRows:
+    def earlier_rows(self) -> EarlierRows:
         """Sufficient statistics of the rows seen so far, every term by itself."""
-        grams, traces, scores = {}, {}, {}
+        grams, traces, scores, information = {}, {}, {}, {}
         for term, part in self.pairs():
             effects = tf.convert_to_tensor(part.table.effects)
             grams[term.label] = tf.identity(part.table.gram)
             traces[term.label] = part.table.traces()
-            scores[term.label] = part.table.precision_product(effects, part.prior, noise_variance)
-        return EarlierRows(grams, traces, scores)
+            known = information[term.label] = Information(
+                *(tf.identity(value) for value in part.information)
+            )
+            scores[term.label] = part.table.precision_product(effects, part.prior, known)
+        return EarlierRows(grams, traces, scores, information)
 
     def add_levels(self, columns: dict[str, np.ndarray]) -> bool:
         """Grows the tables for keys never seen before; returns whether there were any."""

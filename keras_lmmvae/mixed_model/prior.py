@@ -58,7 +58,7 @@ class LevelPrior(StateLayer):
     def product(self, effects: tf.Tensor) -> tf.Tensor:
         """`inv(Psi) @ effects / effect_variance`, `(..., m, p)`."""
         if self.learn_coefficient_covariance:
-            effects = tf.matmul(self.inverse_block(), effects)
+            effects = tf.einsum("ij,...jf->...if", self.inverse_block(), effects)
         return effects / self.effect_variance
 
     def row_variance(self, basis: tf.Tensor | None, size: tf.Tensor) -> tf.Tensor:

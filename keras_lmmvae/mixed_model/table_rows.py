@@ -10,6 +10,7 @@ import tensorflow_probability as tfp
 
 from keras_lmmvae import design, linalg
 from keras_lmmvae.mixed_model.effects_table import EffectsTable, Increment
+from keras_lmmvae.mixed_model.information import Information
 from keras_lmmvae.mixed_model.prior import LevelPrior
 
 __all__ = ["TableRows"]
@@ -92,12 +93,9 @@ class TableRows:
         """Whether the table is one of a surface, whose one level is too large for every row."""
         return self.table.num_levels == 1 and self.basis is not None
 
-    def _rotated_variance(self, noise_variance: tf.Tensor) -> tf.Tensor:
+    def _rotated_variance(self, information: Information) -> tf.Tensor:
         """Posterior variances of the levels' rotated effects, `(b, m, p)`."""
-        variance = self.prior.effect_variance.value
-        return linalg.posterior_variance(
-            self.eigenvalues, noise_variance, variance, self.cell_share
-        )
+        return information.posterior_variance(self.eigenvalues, self.cell_share)
 
     def _known(self, values: tf.Tensor) -> tf.Tensor:
         """Sets the values of rows without a level to 0."""
@@ -111,7 +109,7 @@ class TableRows:
             return design.product(table, self.codes, self.basis, self.fold)
         return design.product_of_rows(self.effects, self.codes, self.basis)
 
-    def variance(self, noise_variance: tf.Tensor) -> tf.Tensor:
+    def variance(self, information: Information) -> tf.Tensor:
         """Posterior variance of a row's `Z @ B`, `phi' inv(precision) phi`.
 
         Returns:
@@ -119,18 +117,18 @@ class TableRows:
         """
         size = self.table.basis_size
         if self._is_of_one_level and size > 1:
-            return self._variance_of_one_level(noise_variance)
-        variance, basis = self._rotated_variance(noise_variance), self.basis
+            return self._variance_of_one_level(information)
+        variance, basis = self._rotated_variance(information), self.basis
         if basis is None:
             return self._known(variance[:, 0])
         if size > 1:
             basis = tf.linalg.matvec(self.rotation, basis, transpose_a=True)
         return self._known(tf.reduce_sum(tf.square(basis)[:, :, None] * variance, axis=1))
 
-    def _variance_of_one_level(self, noise_variance: tf.Tensor) -> tf.Tensor:
+    def _variance_of_one_level(self, information: Information) -> tf.Tensor:
         """The same for a surface, without a rotation for every row."""
         size = self.table.basis_size
-        variance = self.table.rotated_variance(self.prior, noise_variance)
+        variance = self.table.rotated_variance(information)
         variance = tf.reshape(variance, (-1, size, self.table.num_features))  # (t, m, p)
         rotation = tf.reshape(self.table.rotation.value, (-1, size, size))
         squares = tf.square(tf.einsum("bm,tmk->btk", self.basis, rotation))
@@ -154,16 +152,17 @@ class TableRows:
             weights: Optional float tensor `(b,)`, the rows' shares of their levels' counts.
         """
         table, prior, codes, basis = self.table, self.prior, self.codes, self.basis
+        information = Information.given_latent(prior, noise_variance)
         if self._is_of_one_level:
             counts = design.count(codes, table.num_levels, weights, self.fold)
             share = tf.math.divide_no_nan(counts, table.count.value)
             effects = tf.convert_to_tensor(table.effects)
             score = design.transpose_product(residual, codes, basis, table.num_levels, self.fold)
             gradient = score / noise_variance - share[..., None, None] * prior.product(effects)
-            return Increment(None, table.solve(gradient, prior, noise_variance))
+            return Increment(None, table.solve(gradient, information))
         present = tf.cast(codes >= 0, tf.float32) if weights is None else weights
         share = tf.math.divide_no_nan(present, self.count)
-        variance = self._rotated_variance(noise_variance)
+        variance = self._rotated_variance(information)
         score = residual[:, None, :] if basis is None else basis[:, :, None] * residual[:, None, :]
         gradient = score / noise_variance - share[:, None, None] * prior.product(self.effects)
         if table.basis_size == 1:
@@ -181,17 +180,18 @@ class TableRows:
         Returns:
             Float tensor `(b,)`, nats.
         """
+        information = Information.given_latent(self.prior, noise_variance)
         if self.table.num_levels == 1:
             folds = tf.range(design.NUM_FOLDS)
             parts = TableRows(self.table, self.prior, tf.zeros_like(folds), None, folds)
-            kl = tf.gather(parts._kl(noise_variance), self.fold)
+            kl = tf.gather(parts._kl(information), self.fold)
         else:
-            kl = self._kl(noise_variance)
+            kl = self._kl(information)
         return self._known(tf.math.divide_no_nan(kl, self.count))
 
-    def _kl(self, noise_variance: tf.Tensor) -> tf.Tensor:
+    def _kl(self, information: Information) -> tf.Tensor:
         """KL of whole levels, `(b,)`, in the coordinates in which both covariances are diagonal."""
-        mean, variance = self.effects, self._rotated_variance(noise_variance)
+        mean, variance = self.effects, self._rotated_variance(information)
         if self.table.basis_size > 1:
             if self.prior.learn_coefficient_covariance:
                 mean = tf.matmul(self.prior.inverse_block(), mean)

@@ -42,8 +42,7 @@ class SimulatedFit:
     """Effects drawn from the priors, fitted with the equations of the rows.
 
     Args:
-        equations: The equations.
-        noise_variance: Float tensor `(p,)`.
+        equations: The equations, with the residuals of their last solution.
         by_fold: Whether the folds' tables are fitted, or that of all rows.
         seed: Seed of the draws.
         sources: Numbers of the terms whose effects are not 0; all by default.
@@ -57,13 +56,12 @@ class SimulatedFit:
     def __init__(
         self,
         equations: Equations,
-        noise_variance: tf.Tensor,
         by_fold: bool,
         seed: int,
         sources: Sequence[int] | None = None,
         has_noise: bool = False,
     ) -> None:
-        self.equations, self.noise_variance, self.by_fold = equations, noise_variance, by_fold
+        self.equations, self.by_fold = equations, by_fold
         chosen = range(len(equations.terms)) if sources is None else sources
         self.truth: Tables = {
             term.label: effects.prior.sample(effects.num_levels, 1000 * seed + number)
@@ -73,17 +71,16 @@ class SimulatedFit:
             )
         }
         right_side: Tables = {}
-        for number, rows in enumerate(equations.chunks):
+        for number, (rows, residuals) in enumerate(
+            zip(equations.chunks, equations.residuals, strict=True)
+        ):
             values = equations.fitted(self.truth, rows, by_fold=False)
+            values = residuals.precision_product(values)
             if has_noise:
-                draws = tf.random.stateless_normal(tf.shape(values), (seed, 7919 + number))
-                values += draws * tf.sqrt(noise_variance)
-            part = equations.scores(values / noise_variance, rows, by_fold)
-            right_side = add_tables(right_side, part)
+                values += residuals.precision_draws(tf.shape(values)[0], (seed, 7919 + number))
+            right_side = add_tables(right_side, equations.scores(values, rows, by_fold))
         zeros = {name: tf.zeros_like(value) for name, value in right_side.items()}
-        self.estimate: Tables = equations.solution(
-            by_fold, right_side, noise_variance, zeros
-        ).effects
+        self.estimate: Tables = equations.solution(by_fold, right_side, zeros).effects
 
     def squared_errors(self) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor], tf.Tensor]:
         """Sums over rows and features of squared errors.
@@ -106,7 +103,7 @@ class SimulatedFit:
                 error -= design.product(self.truth[term.label], codes, basis)
                 table = effects.folds if self.by_fold else effects.table
                 seen = TableRows(table, effects.prior, codes, basis, fold)
-                variance = seen.variance(self.noise_variance)
+                variance = seen.variance(effects.information)
                 found[term.label] += tf.reduce_sum(tf.square(error))
                 expected[term.label] += tf.reduce_sum(variance)
                 together += error
@@ -131,9 +128,7 @@ class SimulatedFit:
         variance = tf.add_n([sample_variance(part, self.truth[term.label]) for term, part in pairs])
         columns = []
         for term, effects in pairs:
-            product, factor = half_sample_moment(
-                effects, self.estimate[term.label], self.noise_variance
-            )
+            product, factor = half_sample_moment(effects, self.estimate[term.label])
             columns.append(tf.math.divide_no_nan(product, factor * variance))
         return np.asarray(tf.stack(columns, axis=-1))
 
@@ -149,38 +144,33 @@ def variance_ratios(fit: SimulatedFit) -> tuple[float, dict[str, float]]:
     return float(total / tf.add_n(list(expected.values()))), ratios
 
 
-def moment_matrix(equations: Equations, noise_variance: tf.Tensor, seed: int) -> np.ndarray:
+def moment_matrix(equations: Equations, seed: int) -> np.ndarray:
     """The moments of all terms, each fitted as the only source, `(p, K, K)`.
 
     They are not averaged with earlier ones, which belong to other variances: lagging behind lets
     a small variance slide to 0.
     """
     columns = [
-        SimulatedFit(equations, noise_variance, True, seed + number + 1, [number]).moments()
+        SimulatedFit(equations, True, seed + number + 1, [number]).moments()
         for number in range(len(equations.terms))
     ]
     return np.stack(columns, axis=-1)
 
 
-def update_variances(
-    effects: Sequence[LevelEffects], moments: np.ndarray, noise_variance: tf.Tensor
-) -> None:
+def update_variances(effects: Sequence[LevelEffects], moments: np.ndarray) -> None:
     """Sets every term's `effect_variance` (and `Psi`) to what the half-samples have in common.
 
     Solves the moment equations for every feature under `effect_variance >= floor`.
     """
-    found = [
-        half_sample_moment(part, tf.convert_to_tensor(part.folds.effects), noise_variance)
-        for part in effects
-    ]
+    found = [half_sample_moment(part, tf.convert_to_tensor(part.folds.effects)) for part in effects]
     product = np.stack([one[0].numpy() for one in found]).astype(np.float64)  # (K, p)
     factor = np.stack([one[1].numpy() for one in found]).astype(np.float64)
     variance = solve_moments(effects, moments, product, factor)
     for part, values in zip(effects, variance, strict=True):
         covariance = None
         if part.learn_coefficient_covariance:
-            covariance = half_sample_covariance(part, noise_variance)
-        part.set_prior(values, covariance, noise_variance)
+            covariance = half_sample_covariance(part)
+        part.set_prior(values, covariance)
 
 
 def solve_moments(

@@ -1,0 +1,316 @@
+"""Effects with the latent integrated out: against dense covariances and exact BLUPs."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_lmmvae as lmm
+from keras_lmmvae.latent_prior import LatentPrior
+from keras_lmmvae.mixed_model import equations
+from keras_lmmvae.mixed_model.information import Information
+from keras_lmmvae.mixed_model.mixed_model import MixedModel
+from keras_lmmvae.mixed_model.residuals import Residuals
+from keras_lmmvae.rows import Pass, with_folds
+
+ROWS, FEATURES, LATENT = 40, 5, 2
+NOISE = np.array([0.2, 0.5, 1.0, 0.3, 2.0])
+EFFECT = np.array([0.5, 2.0, 1.0, 0.1, 0.7])
+CLOSE = {"rtol": 2e-3, "atol": 2e-3}
+
+
+def covariances(loadings: np.ndarray) -> np.ndarray:
+    """`Omega` of every row, of loadings `(d, b, p)`."""
+    return np.einsum("kbp,kbq->bpq", loadings, loadings) + np.diag(NOISE)
+
+
+def tensor(values: np.ndarray) -> tf.Tensor:
+    return tf.constant(values, tf.float32)
+
+
+class TestResiduals:
+    LOADINGS = np.random.default_rng(0).normal(size=(LATENT, ROWS, FEATURES))
+
+    def test_precision_product(self):
+        """The product with inv(Omega) of every row."""
+        residuals = Residuals.of(tensor(self.LOADINGS), tensor(NOISE))
+        values = np.random.default_rng(1).normal(size=(ROWS, FEATURES))
+        expected = np.linalg.solve(covariances(self.LOADINGS), values[..., None])[..., 0]
+        np.testing.assert_allclose(
+            residuals.precision_product(tensor(values)), expected, rtol=1e-4, atol=1e-4
+        )
+
+    def test_missing_cells_are_left_out(self):
+        """Observed cells have the inverse of their own block of Omega."""
+        cells = np.random.default_rng(2).uniform(size=(ROWS, FEATURES)) < 0.6
+        values = np.random.default_rng(3).normal(size=(ROWS, FEATURES)) * cells
+        residuals = Residuals.of(tensor(self.LOADINGS), tensor(NOISE), tensor(2.0 * cells))
+        found = residuals.precision_product(tensor(values)).numpy()
+        for row, omega in enumerate(covariances(self.LOADINGS)):
+            seen = cells[row]
+            expected = np.linalg.solve(omega[np.ix_(seen, seen)], values[row, seen])
+            np.testing.assert_allclose(found[row, seen], expected, rtol=1e-4, atol=1e-4)
+
+    def test_draws_have_the_precision_for_covariance(self):
+        """`inv(Omega) r` has the covariance inv(Omega) if `r` has Omega."""
+        loadings = np.repeat(self.LOADINGS[:, :1], 200_000, axis=1)
+        residuals = Residuals.of(tensor(loadings), tensor(NOISE))
+        drawn = residuals.precision_draws(loadings.shape[1], (0, 1)).numpy()
+        expected = np.linalg.inv(covariances(loadings[:, :1])[0])
+        np.testing.assert_allclose(np.cov(drawn.T), expected, atol=0.02 * expected.max())
+
+    @pytest.mark.parametrize("is_weighted", [False, True])
+    def test_lost_precision(self, is_weighted):
+        """diag(1 / s) less the mean of the rows' inv(Omega), and the rows' weights."""
+        weights = np.random.default_rng(4).uniform(size=ROWS) if is_weighted else np.ones(ROWS)
+        residuals = Residuals.of(tensor(self.LOADINGS), tensor(NOISE))
+        lost, count = residuals.lost_precision(tensor(weights) if is_weighted else None)
+        each = np.diag(1.0 / NOISE) - np.linalg.inv(covariances(self.LOADINGS))
+        np.testing.assert_allclose(
+            lost, np.einsum("b,bpq->pq", weights, each), rtol=1e-3, atol=1e-3
+        )
+        np.testing.assert_allclose(count, weights.sum(), rtol=1e-5)
+
+    def test_rows_without_a_latent(self):
+        """They have the noise alone, and lose nothing."""
+        residuals = Residuals.of(None, tensor(NOISE))
+        ones = tf.ones((3, FEATURES))
+        np.testing.assert_allclose(
+            residuals.precision_product(ones), np.tile(1 / NOISE, (3, 1)), rtol=1e-6
+        )
+        with pytest.raises(ValueError, match=r"lose nothing. Received: factors=None"):
+            residuals.lost_precision(None)
+
+
+def table_with(precision: np.ndarray, size: int) -> tuple[MixedModel, np.ndarray]:
+    """A term of `size` basis functions that knows some rows, and its levels' Gram matrices."""
+    rng = np.random.default_rng(size)
+    data = {"x": rng.normal(size=(ROWS, FEATURES)), "g": rng.integers(0, 4, ROWS)}
+    data["t"] = rng.normal(size=ROWS)
+    term = (
+        lmm.RandomIntercept("g") if size == 1 else lmm.RandomSlopes("g", time="t", degree=size - 1)
+    )
+    model = lmm.LMMVAE(latent_dim=LATENT, random_effects=[term], hidden_units=(8,), seed=0)
+    model.adapt(data)
+    model.mixed_model.equations(Pass(with_folds(model.encode_data(data))))
+    (effects,) = model.mixed_model.effects
+    effects.prior.assign(EFFECT)
+    effects.set_information(precision)
+    return model.mixed_model, effects.table.gram.numpy()
+
+
+def dense_precision(gram: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """The precision of a level's effects, coefficients before features."""
+    prior = np.kron(np.eye(len(gram)), np.diag(1.0 / EFFECT))
+    return np.kron(gram, precision) + prior
+
+
+@pytest.mark.parametrize("size", [1, 3])
+class TestInformation:
+    PRECISION = np.linalg.inv(covariances(TestResiduals.LOADINGS)).mean(axis=0)
+
+    def test_posterior_of_levels(self, size):
+        """Variances and solutions are those of the dense precision of every level."""
+        mixed_model, grams = table_with(self.PRECISION, size)
+        (effects,) = mixed_model.effects
+        effects.coefficient_covariance.assign(np.eye(size))
+        effects.table.refresh(effects.prior)
+        basis = np.random.default_rng(5).normal(size=(2, size))
+        scores = np.random.default_rng(6).normal(size=(len(grams), size, FEATURES))
+        variance = effects.table.level_variance(tensor(basis), effects.information)
+        solved = effects.table.solve(tensor(scores), effects.information)
+        product = effects.table.precision_product(solved, effects.prior, effects.information)
+        np.testing.assert_allclose(product, scores, **CLOSE)
+        for level, gram in enumerate(grams):
+            covariance = np.linalg.inv(dense_precision(gram, self.PRECISION))
+            expected = (covariance @ scores[level].ravel()).reshape(size, FEATURES)
+            np.testing.assert_allclose(solved[level], expected, **CLOSE)
+            blocks = covariance.reshape(size, FEATURES, size, FEATURES)
+            by_feature = np.einsum("ifjf->fij", blocks)
+            expected = np.einsum("ci,fij,cj->cf", basis, by_feature, basis)
+            np.testing.assert_allclose(variance[level], expected, **CLOSE)
+
+    def test_a_new_prior_keeps_the_precision_of_rows(self, size):
+        """What a row tells does not depend on the prior."""
+        (effects,) = table_with(self.PRECISION, size)[0].effects
+        np.testing.assert_allclose(effects.information.precision(), self.PRECISION, **CLOSE)
+        effects.set_prior(3.0 * EFFECT[::-1], None)
+        np.testing.assert_allclose(effects.information.precision(), self.PRECISION, **CLOSE)
+
+    def test_known_latent_has_the_features_for_axes(self, size):
+        """A diagonal precision gives what the noise alone gives, along the features."""
+        (effects,) = table_with(np.diag(1.0 / NOISE), size)[0].effects
+        known = Information.given_latent(effects.prior, tensor(NOISE))
+        np.testing.assert_array_equal(effects.axes, np.eye(FEATURES))
+        for information in (effects.information, known):
+            variance = effects.table.rotated_variance(information)
+            gram = effects.table.eigenvalues.numpy()[..., None]
+            np.testing.assert_allclose(variance, 1 / (gram / NOISE + 1 / EFFECT), rtol=1e-4)
+
+
+def linear_model(data: dict, terms: list) -> tuple[lmm.LMMVAE, np.ndarray]:
+    """A model with a linear decoder and known variances, and the decoder's matrix `(d, p)`."""
+    decoder = keras.Sequential([keras.Input((LATENT,)), keras.layers.Dense(FEATURES)])
+    model = lmm.LMMVAE(
+        latent_dim=LATENT, random_effects=terms, hidden_units=(8,), decoder=decoder, seed=0,
+        normalize=False,
+    )  # fmt: skip
+    model.adapt(data)
+    rng = np.random.default_rng(7)
+    weights = rng.normal(size=(LATENT, FEATURES))
+    decoder.layers[-1].set_weights([weights, rng.normal(size=FEATURES)])
+    model.likelihood.fix(NOISE)
+    for effects in model.mixed_model.effects:
+        effects.prior.assign(EFFECT)
+    model.latent_prior.mean.assign([0.5, -1.0])
+    model.latent_prior.root.assign([[1.5, 0.0], [0.4, 0.8]])
+    model.fitted.assign(1.0)
+    return model, weights
+
+
+def make_data(missing: float = 0.0) -> dict:
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(ROWS, FEATURES))
+    x[rng.uniform(size=x.shape) < missing] = np.nan
+    return {"x": x, "g": rng.integers(0, 5, ROWS), "h": rng.integers(0, 4, ROWS)}
+
+
+def centred(model: lmm.LMMVAE, weights: np.ndarray, data: dict) -> np.ndarray:
+    """Rows less the mean that decoder and latent prior give."""
+    bias = model.networks.decoder.trunk.layers[-1].get_weights()[1]
+    return np.asarray(data["x"] - bias - model.latent_prior.mean.numpy() @ weights)
+
+
+def omega(model: lmm.LMMVAE, weights: np.ndarray) -> np.ndarray:
+    root = model.latent_prior.root.numpy()
+    return np.asarray(weights.T @ root @ root.T @ weights + np.diag(NOISE))
+
+
+def dense_effects(
+    values: np.ndarray, designs: list[np.ndarray], covariance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """BLUP and covariance of all effects, levels before features, missing cells left out."""
+    design = np.hstack(designs)
+    size = design.shape[1] * FEATURES
+    precision, score = np.zeros((size, size)), np.zeros(size)
+    for phi, row in zip(design, values, strict=True):
+        seen = np.isfinite(row)
+        block = np.zeros((FEATURES, FEATURES))
+        block[np.ix_(seen, seen)] = np.linalg.inv(covariance[np.ix_(seen, seen)])
+        precision += np.kron(np.outer(phi, phi), block)
+        score += np.kron(phi, block @ np.nan_to_num(row))
+    posterior = np.linalg.inv(precision + np.kron(np.eye(design.shape[1]), np.diag(1 / EFFECT)))
+    return (posterior @ score).reshape(-1, FEATURES), posterior
+
+
+class TestEquations:
+    @pytest.mark.parametrize("missing", [0.0, 0.3])
+    @pytest.mark.parametrize("by_fold", [False, True])
+    def test_crossed_terms_with_a_linear_decoder(self, missing, by_fold, monkeypatch):
+        """The joint BLUP of two terms at the marginal covariance of the rows, of each fold."""
+        monkeypatch.setattr(equations, "_FOLD_TOLERANCE", 1e-6)
+        monkeypatch.setattr(equations, "_FOLD_ITERATIONS", 300)
+        data = make_data(missing)
+        model, weights = linear_model(data, [lmm.RandomIntercept("g"), lmm.RandomIntercept("h")])
+        fit, rows = model.effects_fit, with_folds(model.encode_data(data))
+        system = model.mixed_model.equations(Pass(rows))
+        system.solve(by_fold, fit.training_targets, fit.noise_variance)
+        fold, values = rows["_fold"].numpy(), centred(model, weights, data)
+        designs = [np.eye(5)[data["g"]], np.eye(4)[data["h"]]]
+        for part in (0, 1) if by_fold else (0,):
+            kept = fold == part if by_fold else np.ones(ROWS, bool)
+            chosen = [design[kept] for design in designs]
+            mean, _ = dense_effects(values[kept], chosen, omega(model, weights))
+            for effects, expected in zip(
+                model.mixed_model.effects, np.split(mean, [5]), strict=True
+            ):
+                table = (effects.folds if by_fold else effects.table).effects.numpy()
+                np.testing.assert_allclose(
+                    (table[part] if by_fold else table)[:, 0], expected, **CLOSE
+                )
+
+    def test_targets_do_not_depend_on_what_the_encoder_reads(self):
+        """With a linear decoder the values are the same whatever effects are taken out before."""
+        model, weights = linear_model(data := make_data(), [lmm.RandomIntercept("g")])
+        rows, found = model.encode_data(data), []
+        for value in (0.0, 3.0):
+            part = tf.fill((ROWS, FEATURES), value)
+            found.append(model.infer(rows, {"g": part}).targets(model.latent_prior))
+        np.testing.assert_allclose(found[0].values, found[1].values, atol=1e-4)
+        np.testing.assert_allclose(found[0].values, centred(model, weights, data), atol=1e-4)
+        dense = np.einsum("kbp,kbq->bpq", *[found[0].loadings.numpy()] * 2) + np.diag(NOISE)
+        np.testing.assert_allclose(dense, np.tile(omega(model, weights), (ROWS, 1, 1)), rtol=1e-3)
+
+    def test_given_rows_of_a_level(self):
+        """`condition` is the BLUP and its deviation at the marginal covariance of the rows."""
+        data = make_data()
+        model, weights = linear_model(data, [lmm.RandomIntercept("g")])
+        fit, rows = model.effects_fit, with_folds(model.encode_data(data))
+        system = model.mixed_model.equations(Pass(rows))
+        system.solve(False, fit.training_targets, fit.noise_variance)
+        few = {"x": data["x"][:6], "g": np.full(6, 99)}
+        found = model.condition(few, "g")
+        values = centred(model, weights, few)
+        mean, covariance = dense_effects(values, [np.ones((6, 1))], omega(model, weights))
+        np.testing.assert_allclose(found.effects, mean, **CLOSE)
+        np.testing.assert_allclose(
+            found.standard_deviation[0], np.sqrt(np.diag(covariance)), **CLOSE
+        )
+        deviation = model.random_effects_table("g", std=True).to_numpy()
+        counts = np.bincount(data["g"])
+        for level, count in enumerate(counts):
+            ones = np.ones((count, 1))
+            _, covariance = dense_effects(
+                np.zeros((count, FEATURES)), [ones], omega(model, weights)
+            )
+            np.testing.assert_allclose(deviation[level], np.sqrt(np.diag(covariance)), **CLOSE)
+
+
+def test_latent_prior_takes_moments():
+    """Its mean and covariance are those of the latents, by weight."""
+    rng = np.random.default_rng(9)
+    latent, weight = rng.normal(size=(50, 3)) + 1.0, rng.uniform(size=50)
+    prior = LatentPrior(3)
+    prior.build()
+    squares = np.einsum("b,bi,bj->ij", weight, latent, latent)
+    prior.fit(tensor(weight.sum()), tensor(weight @ latent), tensor(squares))
+    np.testing.assert_allclose(prior.mean, np.average(latent, axis=0, weights=weight), rtol=1e-4)
+    root = prior.root.numpy()
+    expected = np.cov(latent.T, aweights=weight, ddof=0)
+    np.testing.assert_allclose(root @ root.T, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_intervals_in_the_span_of_the_decoder():
+    """With a linear truth 90 % intervals cover 85-95 %, and the error is that of the exact BLUP.
+
+    150 levels of 20 rows, 13 features, 5 latents. Given the latent, as before, the intervals
+    cover about half in the span of the decoder.
+    """
+    rng = np.random.default_rng(0)
+    p, d, levels = 13, 5, 150
+    loadings = rng.normal(size=(p, d)) / np.sqrt(d)
+    truth = rng.normal(size=(levels, p)) * np.sqrt(0.3)
+    code = np.repeat(np.arange(levels), 20)
+    x = rng.normal(size=(len(code), d)) @ loadings.T + truth[code]
+    x += rng.normal(size=x.shape) * np.sqrt(0.3)
+    inverse = np.linalg.inv(loadings @ loadings.T + 0.3 * np.eye(p))
+    sums = np.stack([(x - x.mean(axis=0))[code == level].sum(axis=0) for level in range(levels)])
+    exact = sums @ inverse @ np.linalg.inv(20 * inverse + np.eye(p) / 0.3)
+    model = lmm.LMMVAE(
+        latent_dim=d, hidden_units=(100, 50), random_effects=[lmm.RandomIntercept("g")], seed=0
+    )
+    data = {"x": x, "g": code}
+    model.adapt(data)
+    model.compile()
+    model.fit(data, epochs=60, batch_size=256, verbose=0)
+    (effects,) = model.mixed_model.effects
+    span, _ = np.linalg.qr(loadings)
+    truth -= truth.mean(axis=0)
+    error = model.random_effects_table("g").to_numpy() - truth
+    axes = effects.information.from_axes(tf.eye(p)).numpy() * np.asarray(model.feature_scale)
+    left = 1.0 / (effects.information.strength(effects.table.eigenvalues.value)[:, 0] + 1.0)
+    deviation = np.sqrt(np.einsum("lq,qa->la", left, np.square(axes @ span)))
+    coverage = np.mean(np.abs(error @ span) < 1.645 * deviation)
+    assert 0.85 < coverage < 0.95
+    ratio = np.sqrt(np.mean(error**2) / np.mean((exact - truth) ** 2))
+    assert ratio < 1.05
