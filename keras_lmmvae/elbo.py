@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -9,6 +10,7 @@ import tensorflow_probability as tfp
 __all__ = [
     "Density",
     "ElboTerms",
+    "Gaussian",
     "importance_bound",
     "latent_kl",
     "plain_bound",
@@ -19,6 +21,9 @@ tfd = tfp.distributions
 
 Density = Callable[[tf.Tensor], tf.Tensor]
 """`log p(x[i] | u[i])`, `(b,)`, of latents `(b, d)`."""
+
+Gaussian: TypeAlias = tfp.distributions.MultivariateNormalLinearOperator
+"""Normal distributions of latents: batch `(b,)` or none, event `(d,)`."""
 
 
 @dataclass(frozen=True)
@@ -52,38 +57,31 @@ def latent_kl(mean: tf.Tensor, log_var: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tfd.kl_divergence(posterior, tfd.Normal(0.0, 1.0)), axis=-1)
 
 
-def plain_bound(
-    density: Density, posterior: tfp.distributions.Normal, prior: tfp.distributions.Normal
-) -> tf.Tensor:
+def plain_bound(density: Density, posterior: Gaussian, prior: Gaussian) -> tf.Tensor:
     """`E_q[log p(x[i] | u)] - KL(q(u[i]) || p(u))`, `(b,)`, the expectation by sigma points."""
-    divergence = tf.reduce_sum(tfd.kl_divergence(posterior, prior), axis=-1)
-    return sigma_point_mean(density, posterior) - divergence
+    return sigma_point_mean(density, posterior) - tfd.kl_divergence(posterior, prior)
 
 
-def sigma_point_mean(density: Density, posterior: tfp.distributions.Normal) -> tf.Tensor:
+def sigma_point_mean(density: Density, posterior: Gaussian) -> tf.Tensor:
     """Mean of a function over a Gaussian, `(b,)`, exact for polynomials of degree 3.
 
-    The points are `mean` and `mean +- sqrt(3) sd` along every axis, with weights `1 - d / 3` and
-    `1 / 6`.
+    The points are `mean` and `mean +- sqrt(3) r` for the columns `r` of a root of the covariance,
+    with weights `1 - d / 3` and `1 / 6`.
 
     References:
         - Julier, S. & Uhlmann, J. (2004), Unscented filtering and nonlinear estimation.
     """
-    size = posterior.loc.shape[-1]
-    total = (1.0 - size / 3.0) * density(posterior.loc)
-    step = tf.sqrt(3.0) * posterior.scale
+    mean, root = posterior.loc, posterior.scale.to_dense()
+    size = mean.shape[-1]
+    total = (1.0 - size / 3.0) * density(mean)
     for axis in range(size):
-        move = step * tf.one_hot(axis, size)
-        total += (density(posterior.loc + move) + density(posterior.loc - move)) / 6.0
+        move = tf.sqrt(3.0) * root[..., axis]
+        total += (density(mean + move) + density(mean - move)) / 6.0
     return total
 
 
 def importance_bound(
-    density: Density,
-    posterior: tfp.distributions.Normal,
-    prior: tfp.distributions.Normal,
-    num_samples: int,
-    seed: int,
+    density: Density, posterior: Gaussian, prior: Gaussian, num_samples: int, seed: int
 ) -> tf.Tensor:
     """`log mean_s p(x | u_s) p(u_s) / q(u_s)` with `u_s` drawn from q, `(b,)`.
 
@@ -93,7 +91,7 @@ def importance_bound(
     weights = []
     for number in range(num_samples):
         noise = tf.random.stateless_normal(tf.shape(posterior.loc), (seed, number))
-        latent = posterior.loc + posterior.scale * noise
+        latent = posterior.loc + posterior.scale.matvec(noise)
         log_ratio = prior.log_prob(latent) - posterior.log_prob(latent)
-        weights.append(density(latent) + tf.reduce_sum(log_ratio, axis=-1))
+        weights.append(density(latent) + log_ratio)
     return tf.reduce_logsumexp(tf.stack(weights), axis=0) - tf.math.log(float(num_samples))

@@ -8,7 +8,9 @@ from functools import cached_property
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
+from keras_lmmvae import linalg
 from keras_lmmvae.latent_prior import LatentPrior
 from keras_lmmvae.mixed_model.mixed_model import total_of
 from keras_lmmvae.mixed_model.residuals import Targets
@@ -17,10 +19,15 @@ from keras_lmmvae.rows import FEATURES, Rows
 
 __all__ = ["Inference"]
 
+tfd = tfp.distributions
+
 # Levenberg's damping of the first step, and the factor by which it changes after every step.
 _FIRST_DAMPING = 0.01
 _DAMPING_STEP = 5.0
 _SMALLEST_RIDGE = 1e-4
+# Half the distance of the points that a derivative of the decoder is taken from; a latent has
+# about unit variance.
+_SLOPE_STEP = 0.1
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,8 @@ class Inference:
         parts: Term name -> its contribution `Z_k B_k`, `(b, p)`.
         training: Whether the networks are trained.
         given_latent: Mean and log variance of q(u), if they are not those of the encoder.
+        given_root: Lower triangular root of the covariance of q(u), `(b, d, d)`, if it has
+            correlations.
     """
 
     networks: LatentNetworks
@@ -46,6 +55,7 @@ class Inference:
     parts: Mapping[str, tf.Tensor]
     training: bool = False
     given_latent: tuple[tf.Tensor, tf.Tensor] | None = None
+    given_root: tf.Tensor | None = None
 
     @property
     def observed(self) -> tf.Tensor | None:
@@ -76,6 +86,13 @@ class Inference:
         """Standard deviation of q(u), `(b, d)`."""
         return tf.exp(0.5 * self.latent[1])
 
+    @cached_property
+    def posterior(self) -> tfp.distributions.MultivariateNormalLinearOperator:
+        """q(u), batch `(b,)`, event `(d,)`."""
+        if self.given_root is not None:
+            return tfd.MultivariateNormalTriL(self.latent_mean, self.given_root)
+        return tfd.MultivariateNormalDiag(self.latent_mean, self.latent_std)
+
     def decoded(self, latent: tf.Tensor) -> tf.Tensor:
         """`f(u)` of given latents, `(b, p)`."""
         return self.networks.decode(latent, self.training)
@@ -84,14 +101,17 @@ class Inference:
     def latent_variance(self) -> tf.Tensor:
         """`E_q[(f(u) - f(E[u | x]))^2]`, `(b, p)`: what is not known of the latent.
 
-        The mean over the points `E[u | x] +- sqrt(d) * std` along every axis of the latent. With
-        a linear decoder it is exact. A cell that is missing has only this and the effects to
-        tell it, so it is large there.
+        The mean over the points `E[u | x] +- sqrt(d) * r` for every column `r` of a root of the
+        covariance of q(u). With a linear decoder it is exact. A cell that is missing has only
+        this and the effects to tell it, so it is large there.
         """
         size = self.latent_mean.shape[-1]
-        step = tf.sqrt(float(size)) * self.latent_std
-        moves = [sign * axis for axis in np.eye(size, dtype=np.float32) for sign in (1.0, -1.0)]
-        points = [self.latent_mean + step * move for move in moves]
+        if self.given_root is None:
+            steps = [self.latent_std * axis for axis in np.eye(size, dtype=np.float32)]
+        else:
+            steps = tf.unstack(self.given_root, axis=2)
+        steps = [tf.sqrt(float(size)) * step for step in steps]
+        points = [self.latent_mean + move for step in steps for move in (step, -step)]
         # All points in one pass through the decoder.
         moved = tf.stack(tf.split(self.decoded(tf.concat(points, axis=0)), len(points)))
         return tf.reduce_mean(tf.square(moved - self.population), axis=0)
@@ -129,19 +149,30 @@ class Inference:
         loadings = tf.einsum("kl,kbp->lbp", prior.root.value, slopes)
         return Targets(self.rows[FEATURES] - decoded + moved, loadings)
 
-    def refined(self, variance: tf.Tensor, prior_weight: float, steps: int) -> Inference:
+    @cached_property
+    def loadings(self) -> tf.Tensor:
+        """`J @ root`, `(d, b, p)`: how `f(u)` varies under q(u), the decoder taken as linear."""
+        _, slopes = self._decoded_with_slopes(self.latent_mean)
+        return tf.einsum("kbp,bkl->lbp", slopes, self.posterior.scale.to_dense())
+
+    def refined(
+        self, variance: tf.Tensor, mean: tf.Tensor, precision: tf.Tensor, steps: int
+    ) -> Inference:
         """The same rows with a better q(u): the mode of `u`, and the curvature around it.
 
-            minimise over u: sum{ (x - Z B - f(u))^2 / variance } + prior_weight * |u|^2
+            minimise over u: sum{ (x - Z B - f(u))^2 / variance }
+                             + (u - mean)' precision (u - mean)
 
         The encoder answers at once for all rows, and is a little off for each. Gauss-Newton steps
         with Levenberg's damping start at its answer; a step that does not help is not taken.
-        The variance of `u_k` is that of the best normal q(u) with independent parts: 1 over the
-        curvature along its axis.
+        q(u) has the inverse of the curvature for covariance. Its variances, where one of
+        independent parts is asked for, are those of the best such: 1 over the curvature along an
+        axis.
 
         Args:
             variance: Float tensor `(b, p)` or `(p,)`, the variance of a cell around `f(u) + Z B`.
-            prior_weight: Non-negative float, weight of KL(q(u) || p(u)).
+            mean: Float tensor `(d,)`, of the prior of `u`.
+            precision: Float tensor `(d, d)`, inverse covariance of that prior.
             steps: Positive int.
 
         References:
@@ -153,35 +184,49 @@ class Inference:
         if self.observed is not None:
             weights *= tf.cast(self.observed, tf.float32)
         # Without a prior a direction may have no curvature at all.
-        ridge = max(prior_weight, _SMALLEST_RIDGE)
+        ridge = tf.maximum(_SMALLEST_RIDGE - tf.linalg.diag_part(precision), 0.0)
+        precision += tf.linalg.diag(ridge)
 
         def misfit(latent: tf.Tensor, decoded: tf.Tensor) -> tf.Tensor:
             squares = tf.reduce_sum(weights * tf.square(target - decoded), axis=1)
-            return squares + ridge * tf.reduce_sum(tf.square(latent), axis=1)
+            away = latent - mean
+            return squares + tf.reduce_sum(tf.matmul(away, precision) * away, axis=1)
 
         latent = self.latent_mean
         damping = tf.fill(tf.shape(latent)[:1], _FIRST_DAMPING)
         for _ in range(steps):
             decoded, slopes = self._decoded_with_slopes(latent)
-            curvature = tf.einsum("bp,kbp,lbp->bkl", weights, slopes, slopes)
+            curvature = tf.einsum("bp,kbp,lbp->bkl", weights, slopes, slopes) + precision
             gradient = tf.einsum("bp,kbp->bk", weights * (target - decoded), slopes)
-            gradient -= ridge * latent
-            diagonal = tf.linalg.diag_part(curvature) + ridge
+            gradient -= tf.matmul(latent - mean, precision)
+            diagonal = tf.linalg.diag_part(curvature)
             damped = tf.linalg.set_diag(curvature, diagonal * (1.0 + damping[:, None]))
             moved = latent + tf.linalg.solve(damped, gradient[..., None])[..., 0]
             is_better = misfit(moved, self.decoded(moved)) < misfit(latent, decoded)
             latent = tf.where(is_better[:, None], moved, latent)
             damping = tf.where(is_better, damping / _DAMPING_STEP, damping * _DAMPING_STEP)
         _, slopes = self._decoded_with_slopes(latent)
-        curvature = tf.einsum("bp,kbp->bk", weights, tf.square(slopes)) + ridge
-        return replace(self, given_latent=(latent, -tf.math.log(curvature)))
+        curvature = tf.einsum("bp,kbp,lbp->bkl", weights, slopes, slopes) + precision
+        diagonal = tf.linalg.diag_part(curvature)
+        # The inverse of the curvature, scaled to a unit diagonal, by its root: float32 is enough.
+        scale = tf.math.rsqrt(diagonal)
+        scaled = curvature * scale[:, :, None] * scale[:, None, :]
+        covariance = tf.linalg.inv(scaled + linalg.JITTER * tf.eye(latent.shape[-1]))
+        root = tf.linalg.cholesky(0.5 * (covariance + tf.linalg.matrix_transpose(covariance)))
+        return replace(
+            self,
+            given_latent=(latent, -tf.math.log(diagonal)),
+            given_root=scale[:, :, None] * root,
+        )
 
     def _decoded_with_slopes(self, latent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """`f(u)`, `(b, p)`, and its derivatives along the axes of the latent, `(d, b, p)`."""
-        slopes, decoded = [], None
-        for axis in np.eye(latent.shape[-1], dtype=np.float32):
-            tangent = tf.ones_like(latent) * axis
-            with tf.autodiff.ForwardAccumulator(latent, tangent) as accumulator:
-                decoded = self.decoded(latent)
-            slopes.append(accumulator.jvp(decoded))
-        return decoded, tf.stack(slopes)
+        """`f(u)`, `(b, p)`, and its derivatives along the axes of the latent, `(d, b, p)`.
+
+        By central differences, in one pass through the decoder. That is exact for a linear
+        decoder, costs less than derivatives forward through the layers, and every runtime has it.
+        """
+        axes = _SLOPE_STEP * np.eye(latent.shape[-1], dtype=np.float32)
+        points = [latent, *(latent + sign * axis for axis in axes for sign in (1.0, -1.0))]
+        decoded, *moved = tf.split(self.decoded(tf.concat(points, axis=0)), len(points))
+        slopes = [up - down for up, down in zip(moved[::2], moved[1::2], strict=True)]
+        return decoded, tf.stack(slopes) / (2.0 * _SLOPE_STEP)

@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 
 import keras_lmmvae as lmm
+from keras_lmmvae.fitting.calibration import calibrate_noise
 from keras_lmmvae.latent_prior import LatentPrior
 from keras_lmmvae.mixed_model import equations
 from keras_lmmvae.mixed_model.information import Information
@@ -270,14 +272,100 @@ def test_latent_prior_takes_moments():
     """Its mean and covariance are those of the latents, by weight."""
     rng = np.random.default_rng(9)
     latent, weight = rng.normal(size=(50, 3)) + 1.0, rng.uniform(size=50)
-    prior = LatentPrior(3)
+    prior, log_var = LatentPrior(3), np.log(rng.uniform(size=(50, 3)))
     prior.build()
-    squares = np.einsum("b,bi,bj->ij", weight, latent, latent)
-    prior.fit(tensor(weight.sum()), tensor(weight @ latent), tensor(squares))
+    rows = {"x": tensor(latent), "weight": tensor(weight)}
+    prior.fit(Pass(rows), lambda batch: (batch["x"], tensor(log_var)))
     np.testing.assert_allclose(prior.mean, np.average(latent, axis=0, weights=weight), rtol=1e-4)
     root = prior.root.numpy()
     expected = np.cov(latent.T, aweights=weight, ddof=0)
+    expected += np.diag(np.average(np.exp(log_var), axis=0, weights=weight))
+    np.testing.assert_allclose(prior.precision(), np.linalg.inv(expected), rtol=1e-2, atol=1e-3)
+    density = prior.distribution().log_prob(tensor(latent))
+    exact = scipy.stats.multivariate_normal(prior.mean.numpy(), expected).logpdf(latent)
+    np.testing.assert_allclose(density, exact, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(root @ root.T, expected, rtol=1e-3, atol=1e-4)
+
+
+class TestLikelihood:
+    def test_linear_decoder_is_exact(self):
+        """Refined, the bound is the density itself, with one draw as with many."""
+        data = make_data(missing=0.2)
+        model, weights = linear_model(data, [lmm.RandomIntercept("g")])
+        model.update_random_effects(data, keep_history=False)
+        rows = model.encode_data(data)
+        variance = model.variance_given_latent(rows).numpy()
+        effects = model.infer(rows).contribution.numpy()
+        expected = []
+        for x, own in zip(centred(model, weights, data) - effects, variance, strict=True):
+            seen = np.isfinite(x)
+            covariance = omega(model, weights) - np.diag(NOISE) + np.diag(own)
+            block = covariance[np.ix_(seen, seen)]
+            expected.append(scipy.stats.multivariate_normal(cov=block).logpdf(x[seen]))
+        for samples in (0, 1, 20):
+            found = model.log_likelihood(data, samples)
+            np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)
+        assert (model.log_likelihood(data, refine=0) < np.array(expected) + 1e-2).all()
+
+
+class TestCalibration:
+    @pytest.mark.parametrize("factor", [0.05, 20.0])
+    def test_finds_the_noise_of_held_out_rows(self, factor):
+        """From a wrong start, the noise variances that the rows were simulated with."""
+        rng = np.random.default_rng(10)
+        data = {"x": rng.normal(size=(ROWS, FEATURES)), "g": rng.integers(0, 5, ROWS)}
+        model, weights = linear_model(data, [lmm.RandomIntercept("g")])
+        root, rows = model.latent_prior.root.numpy(), 4000
+        latent = model.latent_prior.mean.numpy() + rng.normal(size=(rows, LATENT)) @ root.T
+        bias = model.networks.decoder.trunk.layers[-1].get_weights()[1]
+        x = latent @ weights + bias + rng.normal(size=(rows, FEATURES)) * np.sqrt(NOISE)
+        held_out = {"x": x, "g": np.full(rows, 1)}
+        (effects,) = model.mixed_model.effects
+        effects.prior.assign(np.full(FEATURES, 1e-6))
+        effects.set_information(np.diag(1.0 / NOISE))
+        model.likelihood.fix(factor * NOISE)
+        calibrate_noise(model, model.pass_over(held_out))
+        # The standard error of a variance from 4,000 rows, of which the latent takes a share.
+        np.testing.assert_allclose(model.noise_variance, NOISE, rtol=0.15)
+
+    def test_held_out_rows_make_likelihoods_hold(self):
+        """Networks that overfit: new rows are likelier with the noise of rows held out."""
+        rng = np.random.default_rng(11)
+        effects = rng.normal(size=(20, 8))
+
+        def sample(size: int) -> dict[str, np.ndarray]:
+            store, latent = rng.integers(0, 20, size), rng.normal(size=(size, 1))
+            x = np.sin(latent * np.arange(1, 9)) + effects[store] + 0.3 * rng.normal(size=(size, 8))
+            return {"x": x, "store": store}
+
+        train, test, means = sample(400), sample(400), []
+        for share in (0.0, 0.1):
+            model = lmm.LMMVAE(
+                5, [lmm.RandomIntercept("store")], hidden_units=(100,), kl_weight=0.01, seed=0
+            )
+            model.adapt(train)
+            model.compile(keras.optimizers.Adam(0.005))
+            model.fit(train, epochs=80, batch_size=50, verbose=0, calibration_split=share)
+            means.append(model.log_likelihood(test, num_samples=20).mean())
+        assert means[1] > means[0] + 0.5
+
+    def test_bad_arguments(self):
+        data = make_data()
+        model = lmm.LMMVAE(1, [lmm.RandomIntercept("g")], hidden_units=(4,), seed=0)
+        model.adapt(data)
+        model.compile()
+        expected = r"`calibration_split` must lie in \(0, 1\).*Received: calibration_split=1.5"
+        with pytest.raises(ValueError, match=expected):
+            model.fit(data, calibration_split=1.5)
+        dataset = tf.data.Dataset.from_tensor_slices(data).batch(20)
+        with pytest.raises(ValueError, match="goes with arrays, not with a dataset"):
+            model.fit(dataset, calibration_split=0.1)
+        given = lmm.LMMVAE(1, [], hidden_units=(4,), noise_variance=1.0)
+        given.adapt(data)
+        given.compile()
+        expected = "learns the noise variance, which is given. Received: calibration_split=0.1"
+        with pytest.raises(ValueError, match=expected):
+            given.fit(data, calibration_split=0.1)
 
 
 def test_intervals_in_the_span_of_the_decoder():

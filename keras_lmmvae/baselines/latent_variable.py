@@ -100,10 +100,17 @@ class LatentVariableBaseline(Baseline):
         num_samples: int,
     ) -> tf.Tensor:
         """Returns the plain bound, or the importance-weighted one if `num_samples` is positive."""
+        shape = tf.shape(posterior.loc)
+        own, joint_prior = (
+            tfd.MultivariateNormalDiag(
+                tf.broadcast_to(one.loc, shape), tf.broadcast_to(one.scale, shape)
+            )
+            for one in (posterior, prior)
+        )
         if not num_samples:
-            return plain_bound(density, posterior, prior)
+            return plain_bound(density, own, joint_prior)
         seed = 0 if self.seed is None else self.seed
-        return importance_bound(density, posterior, prior, num_samples, seed)
+        return importance_bound(density, own, joint_prior, num_samples, seed)
 
     def _check_training(self) -> None:
         """Raises a ValueError if an argument of the training is out of its range."""

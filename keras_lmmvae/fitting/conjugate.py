@@ -15,7 +15,7 @@ from keras_lmmvae.mixed_model.mixed_model import MixedModel, total_of
 from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR
 from keras_lmmvae.mixed_model.residuals import Targets
 from keras_lmmvae.networks import LatentNetworks
-from keras_lmmvae.rows import EFFECTS, FEATURES, Pass, Rows, cell_weights, row_weights
+from keras_lmmvae.rows import EFFECTS, FEATURES, Pass, Rows, cell_weights
 
 __all__ = ["ConjugateFit"]
 
@@ -161,21 +161,9 @@ class ConjugateFit(EffectsFit):
             self.equations, self.training_targets, self.noise_variance, by_fold, earlier
         )
 
-    def _fit_latent_prior(self) -> None:
-        def sums(rows: Rows) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            seen, weight = self.infer(rows), row_weights(rows)
-            latent = seen.latent_mean
-            weight = tf.ones_like(latent[:, 0]) if weight is None else weight
-            weighted = weight[:, None] * latent
-            variance = tf.reduce_sum(weight[:, None] * tf.square(seen.latent_std), axis=0)
-            squares = tf.matmul(weighted, latent, transpose_a=True) + tf.linalg.diag(variance)
-            return tf.reduce_sum(weight), tf.reduce_sum(weighted, axis=0), squares
-
-        self.latent_prior.fit(*self.rows.total(sums))
-
     def _solve_and_estimate(self, seed: int) -> None:
         """Solves the folds' equations given the networks and estimates the variances anew."""
-        self._fit_latent_prior()
+        self.latent_prior.fit(self.rows, lambda rows: self.infer(rows).latent)
         self._solve(by_fold=True)
         self._estimate(seed)
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from keras_lmmvae.elbo import importance_bound, plain_bound
 from keras_lmmvae.fitted_model import FittedModel
@@ -13,8 +12,6 @@ from keras_lmmvae.rows import FEATURES, Rows
 from keras_lmmvae.validation import check_positive
 
 __all__ = ["Prediction", "log_likelihood", "predictive", "term_effects"]
-
-tfd = tfp.distributions
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def term_effects(model: FittedModel, name: str, data: Any) -> tuple[np.ndarray, 
 
 
 def log_likelihood(
-    model: FittedModel, data: Any, num_samples: int = 0, refine: int = 0
+    model: FittedModel, data: Any, num_samples: int = 0, refine: int = 10
 ) -> np.ndarray:
     """Lower bound of every row's log density; see `LMMVAE.log_likelihood`."""
     check_positive("num_samples", num_samples, integer=True, minimum=0)
@@ -79,7 +76,7 @@ def log_likelihood(
             eta = seen.decoded(latent) + seen.contribution
             return model.likelihood.log_prob(rows[FEATURES], eta, effects_variance, seen.observed)
 
-        posterior, prior = tfd.Normal(seen.latent_mean, seen.latent_std), tfd.Normal(0.0, 1.0)
+        posterior, prior = seen.posterior, model.latent_prior.distribution()
         if num_samples:
             seed = 0 if model.seed is None else model.seed
             bound = importance_bound(density, posterior, prior, num_samples, seed)
