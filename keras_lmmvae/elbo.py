@@ -88,10 +88,15 @@ def importance_bound(
     References:
         - Burda, Grosse & Salakhutdinov (2016), Importance weighted autoencoders, eq. (8).
     """
+    # Densities without the factors of 2 pi, which cancel.
+    size_of_posterior = posterior.scale.log_abs_determinant()
+    size_of_prior = prior.scale.log_abs_determinant()
     weights = []
     for number in range(num_samples):
         noise = tf.random.stateless_normal(tf.shape(posterior.loc), (seed, number))
         latent = posterior.loc + posterior.scale.matvec(noise)
-        log_ratio = prior.log_prob(latent) - posterior.log_prob(latent)
-        weights.append(density(latent) + log_ratio)
+        away = prior.scale.solvevec(latent - prior.loc)
+        log_prior = -0.5 * tf.reduce_sum(tf.square(away), axis=-1) - size_of_prior
+        log_posterior = -0.5 * tf.reduce_sum(tf.square(noise), axis=-1) - size_of_posterior
+        weights.append(density(latent) + log_prior - log_posterior)
     return tf.reduce_logsumexp(tf.stack(weights), axis=0) - tf.math.log(float(num_samples))
