@@ -46,10 +46,13 @@ class Information(NamedTuple):
 
     def precision(self) -> np.ndarray:
         """`M`, float64 `(p, p)`."""
-        deviation = np.sqrt(np.asarray(self.effect_variance, np.float64))
-        axes = np.eye(len(deviation)) if self.axes is None else np.asarray(self.axes, np.float64)
-        scaled = axes / deviation[:, None]
-        return np.asarray((scaled * np.asarray(self.signal, np.float64)) @ scaled.T)
+        variance = np.asarray(self.effect_variance, np.float64)
+        signal = np.asarray(self.signal, np.float64)
+        axes = None if self.axes is None else np.asarray(self.axes, np.float64)
+        if axes is None or np.count_nonzero(axes - np.diag(np.diag(axes))) == 0:
+            return np.diag(signal / variance)
+        scaled = axes / np.sqrt(variance)[:, None]
+        return np.asarray((scaled * signal) @ scaled.T)
 
     # Along the axes -----------------------------------------------------------------------
 
