@@ -41,8 +41,8 @@ class EffectsTable(StateLayer):
                            / noise_variance[f]
 
     A table by fold has one such part for each fold of the training rows, on an axis in front.
-    Methods take the term's prior and the noise variances, `(p,)`. What rows read of a table is
-    the matter of `TableRows`.
+    Methods take the term's prior and the `Information` of a row, which holds the noise. What rows
+    read of a table is the matter of `TableRows`.
 
     Where cells are missing, features have Gram matrices of their own. They are taken to be
     multiples of a common one, `G[l]`, in which a row counts with the share of its cells that are
@@ -135,10 +135,8 @@ class EffectsTable(StateLayer):
         self, effects: tf.Tensor, prior: LevelPrior, information: Information
     ) -> tf.Tensor:
         """`precision @ effects` of whole tables."""
-        along = information.to_axes(effects / information.effect_variance)
-        shares = information.strength(tf.ones_like(self.count.value)[..., None], self._shares())
-        along = tf.matmul(self.gram.value, along) * shares
-        return information.from_axes(along) / information.effect_variance + prior.product(effects)
+        of_rows = information.gram_product(self.gram.value, effects, self._shares())
+        return of_rows + prior.product(effects)
 
     def solve(self, scores: tf.Tensor, information: Information) -> tf.Tensor:
         """`inv(precision) @ scores` of whole tables, every level by itself."""

@@ -86,12 +86,8 @@ class EarlierRows(NamedTuple):
         """`G (x) M @ B` of every term; see `Information`."""
         found = {}
         for name, gram in self.grams.items():
-            information = self.information[name]
             share = tf.math.divide_no_nan(self.traces[name], tf.linalg.trace(gram)[..., None])
-            strength = information.strength(tf.ones_like(gram[..., :1, 0]), share)
-            along = information.to_axes(effects[name] / information.effect_variance)
-            along = information.from_axes(tf.matmul(gram, along) * strength)
-            found[name] = along / information.effect_variance
+            found[name] = self.information[name].gram_product(gram, effects[name], share)
         return found
 
 

@@ -96,6 +96,14 @@ class Information(NamedTuple):
 
     # Of features --------------------------------------------------------------------------
 
+    def gram_product(
+        self, gram: tf.Tensor, effects: tf.Tensor, cell_share: tf.Tensor | None
+    ) -> tf.Tensor:
+        """What the rows' precision, `gram (x) M`, makes of effects, `(..., m, p)`."""
+        along = tf.matmul(gram, self.to_axes(effects / self.effect_variance))
+        along *= self.strength(tf.ones_like(gram[..., :1, 0]), cell_share)
+        return self.from_axes(along) / self.effect_variance
+
     def posterior_variance(
         self, eigenvalues: tf.Tensor, cell_share: tf.Tensor | None = None
     ) -> tf.Tensor:
