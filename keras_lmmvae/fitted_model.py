@@ -89,9 +89,6 @@ class FittedModel(Protocol):
     def infer_refined(self, rows: Rows, steps: int, by_density: bool = False) -> Inference:
         """The same after so many Gauss-Newton steps on the latents."""
 
-    def effects_noise_variance(self) -> tf.Tensor:
-        """Noise variance that the effects' posterior sees, `(p,)`."""
-
     def predictive_variance(self, seen: Inference) -> tf.Tensor:
         """Variance of a new observation around its mean, `(b, p)`, standardised."""
 

@@ -475,10 +475,6 @@ class LMMVAE(keras.Model):
             return tf.reduce_sum(logs)
         return tf.reduce_sum(tf.cast(observed, tf.float32) * logs, axis=-1)
 
-    def effects_noise_variance(self) -> tf.Tensor:
-        """Noise variance that the effects' posterior sees, `(p,)`: tempered by the KL's weight."""
-        return self.effects_kl_weight * tf.convert_to_tensor(self.noise_variance)
-
     def networks_noise_variance(self) -> tf.Tensor:
         """Noise variance by which the networks' loss weighs the features, `(p,)`."""
         noise = tf.convert_to_tensor(self.noise_variance)
@@ -626,16 +622,24 @@ class LMMVAE(keras.Model):
     ) -> keras.callbacks.History:
         """Trains the networks by gradient steps and the effects in closed form.
 
-        Before the first epoch the linear mixed model without the latent part is fitted (with
-        `latent_epochs`: after so many epochs, to what the networks left). After the last, the
-        effects are solved exactly given the networks.
+        Before the first epoch the linear mixed model without the latent part is fitted by REML
+        (with `latent_epochs`: after so many epochs, to what the networks left). After the last,
+        the effects are solved exactly given the networks.
+
+        With `epochs=0` the networks stay out of use: the model is a linear mixed model of many
+        features,
+
+            x = intercept + Z B + e
+
+        with REML's variances, the intercept of generalised least squares and the BLUPs of the
+        effects, as lme4 gives them feature by feature.
 
         Args:
             x: Dict of arrays of `n` rows, or a batched `tf.data.Dataset` of such dicts, which
                 is read several times and must give the same rows each time.
             y: Must be `None`: the features are their own target.
             batch_size: Rows a step, for arrays. Defaults to 32.
-            epochs: Last epoch's number.
+            epochs: Last epoch's number; 0: the linear mixed model.
             verbose: As in Keras.
             callbacks: Keras callbacks.
             validation_split: Share of the last rows to hold out, for arrays.
@@ -677,6 +681,8 @@ class LMMVAE(keras.Model):
             validation = self._encoded_validation(validation_data)
         seen = rows if steps_per_epoch is None else _limited(rows, steps_per_epoch)
         had_missing_cells = self.mixed_model.has_missing_cells
+        if not self.is_fitted or epochs > kwargs.get("initial_epoch", 0):
+            self.networks.in_use.assign([float(epochs > kwargs.get("initial_epoch", 0))])
         self.effects_fit.begin(Pass(seen), self.is_fitted)
         if self.mixed_model.has_missing_cells != had_missing_cells:
             self._forget_functions()

@@ -230,11 +230,14 @@ class EffectsEncoder(_GaussianNetwork):
 class LatentNetworks(keras.Layer):
     """Encoder and decoder between standardised features and the latent.
 
-        q(u[i]) = Normal(mean(v), diag(exp(log_var(v)))),    v = (x[i] - contribution) / scale
-        f(u[i]) = scale * decoder(u[i])
+        q(u[i]) = Normal(mean(v), diag(exp(log_var(v))))
+        v = (x[i] - contribution - offset) / scale
+        f(u[i]) = scale * decoder(u[i]) + offset
 
     The encoder reads the row without its random effects. The difference has the standard
-    deviation `scale`, so that the networks work on unit variance for effects of any size.
+    deviation `scale`, so that the networks work on unit variance for effects of any size. `offset`
+    is the intercept of the mixed model, which gradient steps would be slow to find. Networks that
+    are not in use give `f(u) = offset`.
 
     Args:
         encoder: The `LatentEncoder`.
@@ -289,10 +292,16 @@ class LatentNetworks(keras.Layer):
             self.encoder.build(input_shape)
         if not self.decoder.built:
             self.decoder.build((None, self.encoder.latent_dim))
-        self.scale = self.add_weight(
-            name="scale",
-            shape=(input_shape[-1],),
-            initializer="ones",
+        self.scale = self._state("scale", input_shape[-1], "ones")
+        self.offset = self._state("offset", input_shape[-1], "zeros")
+        self.in_use = self._state("in_use", 1, "ones")
+
+    def _state(self, name: str, width: int, initializer: str) -> keras.Variable:
+        """A weight that is not trained, in float32 whatever the policy."""
+        return self.add_weight(
+            name=name,
+            shape=(width,),
+            initializer=initializer,
             trainable=False,
             autocast=False,
             dtype="float32",
@@ -303,7 +312,7 @@ class LatentNetworks(keras.Layer):
     ) -> tf.Tensor:
         """The encoder's input, with 0 in missing cells."""
         values = x if self.reads_effects else x - contribution
-        values = values / self.scale
+        values = (values - self.offset) / self.scale
         return values if observed is None else tf.where(observed, values, 0.0)
 
     def encode(
@@ -318,7 +327,8 @@ class LatentNetworks(keras.Layer):
 
     def decode(self, latent: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`f(u)`, `(b, p)`, in standardised units."""
-        return self.decoder(latent, training=training) * self.scale
+        scale = self.scale * self.in_use
+        return self.decoder(latent, training=training) * scale + self.offset
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`f(E[u | x])` of standardised rows without effects, `(b, p)`."""

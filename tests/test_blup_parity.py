@@ -61,7 +61,7 @@ def solved(terms: list, data: dict[str, np.ndarray], **variances) -> lmm.LMMVAE:
 def solve_all_rows(model: lmm.LMMVAE, rows: Rows) -> None:
     """Makes the table for new rows the solution for these encoded rows."""
     system = model.mixed_model.equations(Pass(with_folds(rows)))
-    system.solve(False, lambda batch: Targets(batch["x"]), model.effects_noise_variance())
+    system.solve(False, lambda batch: Targets(batch["x"]), model.effects_fit.noise_variance)
 
 
 def powers(t: np.ndarray, degree: int) -> np.ndarray:
@@ -255,7 +255,7 @@ class TestSeveralTerms:
         )
         rows = with_folds(model.encode_data(data))
         system = model.mixed_model.equations(Pass(rows))
-        noise = model.effects_noise_variance()
+        noise = model.effects_fit.noise_variance
         system.residuals = [Residuals(noise)]
         right_side = system.scores(rows["x"] / noise, system.chunks[0], by_fold)
         start = {name: tf.zeros_like(value) for name, value in right_side.items()}

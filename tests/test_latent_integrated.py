@@ -53,14 +53,6 @@ class TestResiduals:
             expected = np.linalg.solve(omega[np.ix_(seen, seen)], values[row, seen])
             np.testing.assert_allclose(found[row, seen], expected, rtol=1e-4, atol=1e-4)
 
-    def test_draws_have_the_precision_for_covariance(self):
-        """`inv(Omega) r` has the covariance inv(Omega) if `r` has Omega."""
-        loadings = np.repeat(self.LOADINGS[:, :1], 200_000, axis=1)
-        residuals = Residuals.of(tensor(loadings), tensor(NOISE))
-        drawn = residuals.precision_draws(loadings.shape[1], (0, 1)).numpy()
-        expected = np.linalg.inv(covariances(loadings[:, :1])[0])
-        np.testing.assert_allclose(np.cov(drawn.T), expected, atol=0.02 * expected.max())
-
     @pytest.mark.parametrize("is_weighted", [False, True])
     def test_lost_precision(self, is_weighted):
         """diag(1 / s) less the mean of the rows' inv(Omega), and the rows' weights."""

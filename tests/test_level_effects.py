@@ -14,11 +14,6 @@ from keras_lmmvae import design
 from keras_lmmvae.effects import RandomIntercept, RandomSlopes
 from keras_lmmvae.kernels import KernelBasis, Stationary
 from keras_lmmvae.mixed_model.effects_table import EffectsTable
-from keras_lmmvae.mixed_model.half_samples import (
-    half_sample_covariance,
-    half_sample_moment,
-    sample_variance,
-)
 from keras_lmmvae.mixed_model.information import Information
 from keras_lmmvae.mixed_model.level_effects import LevelEffects
 from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR, LevelPrior
@@ -383,135 +378,6 @@ class TestPooling:
         np.testing.assert_allclose(variance[levels:], prior, rtol=1e-4)
 
 
-def simulated_folds(
-    levels: int, psi: np.ndarray, effect: np.ndarray, noise: np.ndarray, seed: int
-) -> LevelEffects:
-    """Effects whose tables by fold are the BLUPs of simulated rows, at starting variances.
-
-    Two to six rows per level and fold, each with its own basis vector.
-    """
-    rng = np.random.default_rng(seed)
-    size, width = len(psi), len(effect)
-    counts = rng.integers(2, 7, 2 * levels)
-    both = np.repeat(np.arange(2 * levels), counts).astype(np.int32)
-    codes, fold = both % levels, both // levels
-    basis = rng.normal(size=(len(codes), size)).astype(np.float32)
-    basis[:, 0] = 1.0
-    root = np.linalg.cholesky(psi)
-    drawn = root @ rng.normal(size=(levels, size, width)) * np.sqrt(effect)
-    signal = np.einsum("bm,bmf->bf", basis, drawn[codes])
-    values = signal + rng.normal(size=signal.shape) * np.sqrt(noise)
-    effects = LevelEffects(levels, size, width, learn_coefficient_covariance=size > 1)
-    effects.build()
-    tensor = tf.constant(basis)
-    effects.set_design(
-        design.gram(codes, tensor, levels, fold=fold), design.count(codes, levels, fold=fold)
-    )
-    scores = design.transpose_product(tf.constant(values, tf.float32), codes, tensor, levels, fold)
-    effects.set_information(np.diag(1.0 / noise))
-    effects.folds.effects.assign(effects.folds.solve(scores / noise, effects.information))
-    return effects
-
-
-def update_variances(effects: LevelEffects) -> None:
-    """What a model of one term does between epochs: the prior of what the folds have in common."""
-    tables = tf.convert_to_tensor(effects.folds.effects)
-    product, factor = half_sample_moment(effects, tables)
-    is_learned = effects.learn_coefficient_covariance
-    psi = half_sample_covariance(effects) if is_learned else None
-    effects.set_prior(np.divide(product, factor), psi)
-
-
-class TestVariances:
-    # Starting at 1 and the identity, a factor of 20 away.
-    EFFECT = np.array([0.05, 0.5, 3.0, 20.0], np.float32)
-    NOISE = np.array([0.5, 1.0, 2.0, 1.0], np.float32)
-
-    @pytest.mark.parametrize("psi", [np.eye(1), PSI[:2, :2] * 2 / 2.5, PSI], ids=["1", "2", "3"])
-    def test_recovers_variances(self, psi):
-        """Repeated updates find the variances that the rows were simulated with.
-
-        With 3,000 levels a variance of well-measured effects has a relative standard error of
-        sqrt(2 / 3000) = 2.6 %; that of the faintest feature, with 4 noisy rows per level and
-        fold, about 5 times that: bounds of 5 standard errors.
-        """
-        effects = simulated_folds(3000, psi, self.EFFECT, self.NOISE, seed=0)
-        for _ in range(25):
-            update_variances(effects)
-        error = effects.effect_variance.numpy() / self.EFFECT - 1
-        assert (np.abs(error) < [0.65, 0.25, 0.15, 0.13]).all(), error
-        np.testing.assert_allclose(effects.coefficient_covariance, psi, atol=0.13)
-
-    def test_update_does_not_depend_on_where_it_starts(self):
-        """The fixed point is one, whatever the variances were before."""
-        found = []
-        for start in (0.1, 10.0):
-            effects = simulated_folds(500, PSI, self.EFFECT, self.NOISE, seed=1)
-            folds, prior = effects.folds, effects.prior
-            scores = folds.precision_product(folds.effects.value, prior, effects.information)
-            effects.effect_variance.assign(np.full(4, start))
-            effects.set_information(np.diag(1.0 / self.NOISE))
-            folds.effects.assign(folds.solve(scores, effects.information))
-            for _ in range(60):
-                update_variances(effects)
-            found.append(
-                [*effects.effect_variance.numpy(), *np.ravel(effects.coefficient_covariance)]
-            )
-        np.testing.assert_allclose(found[0], found[1], rtol=0.02, atol=0.01)
-
-    def test_first_update_is_close_at_once(self):
-        """One update from a wrong start already finds most of the way to the truth."""
-        effects = simulated_folds(3000, PSI, self.EFFECT, self.NOISE, seed=0)
-        update_variances(effects)
-        ratio = effects.effect_variance.numpy() / self.EFFECT
-        assert (np.abs(np.log(ratio)) < np.log(2)).all(), ratio
-
-    def test_keeps_the_tables_at_their_blup(self):
-        """After an update the tables are the BLUPs of the same rows at the new variances."""
-        case = make_case("learned slopes")
-        case.solve()
-        folds, prior = case.effects.folds, case.effects.prior
-        scores = folds.precision_product(folds.effects.value, prior, case.effects.information)
-        update_variances(case.effects)
-        assert np.abs(case.effects.effect_variance / EFFECT - 1).max() > 0.1
-        again = folds.precision_product(folds.effects.value, prior, case.effects.information)
-        np.testing.assert_allclose(again, scores, rtol=1e-2, atol=1e-2)
-
-    def test_absent_effects_have_no_variance(self):
-        """Without any effect the estimate is about 0: below 5 standard errors, 1 / sqrt(levels)."""
-        effects = simulated_folds(2000, np.eye(1), np.full(4, 1e-12), self.NOISE, seed=2)
-        for _ in range(10):
-            update_variances(effects)
-        # The product of two means of about 4 rows has the standard deviation noise / 4.
-        assert (effects.effect_variance.numpy() < 5 * self.NOISE / 3 / np.sqrt(2000)).all()
-        assert (effects.effect_variance.numpy() >= EFFECT_VARIANCE_FLOOR * 0.999).all()
-        assert np.isfinite(effects.folds.effects).all()
-
-    def test_prior_draws_have_the_prior_covariance(self):
-        """Draws of `sample` have the covariance effect_variance * Psi, within 5 / sqrt(levels)."""
-        prior = LevelPrior(3, FEATURES, learn_coefficient_covariance=True)
-        prior.build()
-        prior.assign(EFFECT, PSI)
-        draws = prior.sample(4000, seed=0).numpy() / np.sqrt(EFFECT)
-        for feature in range(FEATURES):
-            covariance = draws[:, :, feature].T @ draws[:, :, feature] / 4000
-            np.testing.assert_allclose(covariance, PSI, atol=5 / np.sqrt(4000) * PSI.max())
-
-    @pytest.mark.parametrize("name", ["intercept", "fixed slopes", "learned slopes"])
-    def test_sample_variance_is_the_variance_of_the_draws(self, name):
-        """The variance of drawn effects is their prior's, within 5 standard errors.
-
-        A variance of n independent coefficients has the relative standard error sqrt(2 / n).
-        """
-        levels, size, is_learned = SHAPES[name]
-        effects = LevelEffects(2000, size or 1, FEATURES, is_learned)
-        effects.build()
-        effects.prior.assign(EFFECT, PSI if is_learned else None)
-        found = sample_variance(effects, effects.prior.sample(2000, seed=1))
-        error = np.asarray(found) / EFFECT - 1
-        assert (np.abs(error) < 5 * np.sqrt(2 / (2000 * (size or 1)))).all(), error
-
-
 class TestPrior:
     @pytest.fixture
     def prior(self) -> LevelPrior:
@@ -527,11 +393,6 @@ class TestPrior:
         for f in range(FEATURES):
             expected = np.einsum("ij,klj->kli", np.linalg.inv(EFFECT[f] * PSI), values[..., f])
             np.testing.assert_allclose(actual[..., f], expected, rtol=1e-3, atol=1e-3)
-
-    def test_log_det_is_that_of_the_covariance(self, prior):
-        """`log_det` is log |effect_variance * Psi| of every feature."""
-        expected = [np.linalg.slogdet(variance * PSI)[1] for variance in EFFECT]
-        np.testing.assert_allclose(prior.log_det(), expected, rtol=1e-4)
 
     def test_inverse_block_is_the_inverse(self, prior):
         """`inverse_block` is inv(Psi), and the identity where Psi is not learned."""

@@ -181,7 +181,7 @@ def test_condition_is_ridge_regression(model):
     angle = 2.0 * np.pi * rows["t"] / 12.0
     waves = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     components = model.variance_components()
-    centred = rows["x"] - np.asarray(model.feature_mean, np.float64)
+    centred = rows["x"] - model.decode(np.zeros((1, model.latent_dim)))
     for f in range(FEATURES):
         noise, variance = components.loc["noise"].iloc[f], components.loc["store: cos"].iloc[f]
         precision = waves.T @ waves / noise + np.eye(2) / variance

@@ -15,7 +15,6 @@ from small_models import constant_decoder, known_model, small_model
 import keras_lmmvae as lmm
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.mixed_model import equations
-from keras_lmmvae.mixed_model.half_samples import half_sample_moment
 from keras_lmmvae.mixed_model.residuals import Targets
 from keras_lmmvae.rows import EFFECTS, FOLD, Pass, with_folds
 
@@ -76,7 +75,7 @@ class Stream:
         before = self.tables
         self._assign([np.zeros_like(table) for table in before])
         with mock.patch.object(equations, "_FOLD_TOLERANCE", 1e-6):
-            noise = self.model.effects_noise_variance()
+            noise = self.model.effects_fit.noise_variance
             self.equations.solve(True, lambda rows: Targets(rows["x"]), noise)
         exact = self.tables
         self._assign(before)
@@ -234,28 +233,6 @@ class TestStart:
             spatial.variance_components(), indicator.variance_components(), rtol=1e-4
         )
         assert_same_tables(spatial, indicator)
-
-    def test_moments_of_intercepts_leave_out_the_mean_of_the_levels(self):
-        """The moments of the places' intercepts are those of the surface, less their mean's.
-
-        product = sum of B_1 B_2 - L * mean(B_1) * mean(B_2), and the factor loses one level of L.
-        """
-        data, moments = with_places(make_data()), []
-        for term in (uncorrelated_surface(), lmm.RandomIntercept("place")):
-            model = known_model([term], data, NOISE, {"place": VARIANCE["city"]})
-            noise = model.effects_noise_variance()
-            rows = {**model.encode_data(data), FOLD: tf.constant(self.FOLD, tf.int32)}
-            system = model.mixed_model.equations(Pass(rows))
-            system.solve(True, lambda rows: Targets(rows["x"]), noise)
-            (effects,) = model.mixed_model.effects
-            tables = effects.folds.effects.numpy().astype(np.float64)
-            moments.append(half_sample_moment(effects, effects.folds.effects.value))
-        (product, factor), (centred_product, centred_factor) = moments
-        first, second = tables.mean(axis=(1, 2))  # of the intercepts: (2, 9, 1, p)
-        expected = product - 9.0 * first * second
-        np.testing.assert_allclose(centred_product, expected, rtol=1e-4)
-        np.testing.assert_allclose(centred_factor, factor * (1.0 - 1.0 / 9.0), rtol=1e-4)
-        assert np.abs(centred_product / product - 1.0).max() > 0.01
 
     def test_order_of_the_rows_does_not_matter(self):
         """Rows in another order, each in the fold that it was in, give the same model."""

@@ -10,7 +10,7 @@ from scipy import stats
 from small_models import constant_decoder, known_model, small_model
 
 import keras_lmmvae as lmm
-from keras_lmmvae.inspection.moment_intervals import FoldMoments, limits_of_variance
+from keras_lmmvae.inspection.intervals import limits_of_variance
 
 
 def fitted(terms: list[Any], data: dict[str, np.ndarray], **options: Any) -> lmm.LMMVAE:
@@ -26,63 +26,39 @@ def coverage(model: lmm.LMMVAE, component: str, truth: float) -> float:
     return float(((table["lower"] <= truth) & (truth <= table["upper"])).mean())
 
 
-class TestMoments:
-    def test_cumulants_are_those_of_drawn_moments(self):
-        """Mean, variance and third moment of T over draws; 30 units of three sizes.
-
-        With 400,000 draws the relative standard errors are about 0.002, 0.004 and 0.03;
-        bounds: five of them. T here is about known means, so nothing is taken for them.
-        """
-        rng = np.random.default_rng(0)
-        c, noise = 0.7, np.repeat([[0.2, 0.3], [1.0, 0.5], [3.0, 2.0]], 10, axis=0)  # (30, 2)
-        shrunken_with = 0.9
-        kept = shrunken_with / (shrunken_with + noise)
-        first, second = kept[:, :1], kept[:, 1:]
-        moments = FoldMoments.of_units((first, second), np.array([shrunken_with]), 1.0)
-        weight = np.prod(kept, axis=1)
-        total = np.zeros(400_000)
-        for unit, w in enumerate(weight):
-            effect = np.sqrt(c) * rng.normal(size=len(total))
-            halves = effect + np.sqrt(noise[unit])[:, None] * rng.normal(size=(2, len(total)))
-            total += w * halves.prod(axis=0) / weight.sum()
-        centred = total - total.mean()
-        left = 1.0 - np.sum(weight**2) / weight.sum() ** 2
-        found = moments.cumulants(np.array([c]))[:, 0] / left
-        np.testing.assert_allclose(found[0], total.mean(), rtol=0.01)
-        np.testing.assert_allclose(found[1], np.mean(centred**2), rtol=0.02)
-        np.testing.assert_allclose(found[2], np.mean(centred**3), rtol=0.15)
-
+class TestLimits:
     @pytest.mark.parametrize("level", [0.5, 0.95])
     def test_known_units_give_the_chi_square_interval(self, level):
-        """Without noise, 12 levels of which 11 are free: 12 * estimate / chi2(11)."""
-        ones = np.ones((12, 1))
-        moments = FoldMoments.of_units((ones, ones), np.ones(1), 1.0)
-        limits = limits_of_variance(moments.cumulants, np.array([2.5]), level)
+        """Without noise, 12 levels of which 11 are free: 11 * estimate / chi2(11)."""
+        limits = limits_of_variance(np.ones((12, 1)), np.array([2.0 / 11.0]), level)
         tails = (0.5 + level / 2.0, 0.5 - level / 2.0)
-        expected = [12.0 * 2.5 / stats.chi2.ppf(tail, 11) for tail in tails]
+        expected = [11.0 / stats.chi2.ppf(tail, 11) for tail in tails]
         np.testing.assert_allclose(np.ravel(limits), expected, rtol=1e-6)
 
-    def test_upper_limit_of_nothing_is_the_noise_of_the_product(self):
-        """An estimate of almost 0: lower limit 0, upper near z * r / sqrt(units).
+    def test_balanced_levels(self):
+        """Levels alike, the noise known: limits of the sum of both variances, less the noise's.
 
-        Of 400 units of half variances r = 1, T has standard deviation 1 / 20 where c = 0; at
-        the limit it is a little more, about (1 + c) / 20.
+        The mean of 5 rows of noise variance 1 has the variance 0.2. At an estimate of 0.3 a level
+        keeps 0.6, and `2 / (levels * 0.6**2)` is the variance of the estimate's logarithm.
         """
-        tiny = np.array([1e-6])
-        kept = np.full((400, 1), tiny[0] / (tiny[0] + 1.0))
-        moments = FoldMoments.of_units((kept, kept), tiny, 1.0)
-        lower, upper = limits_of_variance(moments.cumulants, tiny, 0.9)
-        assert lower == 0.0
-        assert 1.645 / 20.0 < upper[0] < 1.2 * 1.645 / 20.0
+        levels, estimate, noise = 40, 0.3, 0.2
+        kept = estimate / (estimate + noise)
+        limits = limits_of_variance(
+            np.full((levels, 1), kept), np.array([2.0 / (levels * kept**2)]), 0.9
+        )
+        tails = stats.chi2.ppf([0.95, 0.05], levels)
+        expected = ((estimate + noise) * levels / tails - noise) / estimate
+        np.testing.assert_allclose(np.ravel(limits), expected, rtol=1e-6)
 
-    def test_parts_add_up(self):
-        """Sums over all units at once and in two parts are the same."""
-        kept = np.random.default_rng(1).uniform(0.1, 0.9, (2, 10, 3))
-        whole = FoldMoments.of_units(tuple(kept), np.ones(3), 1.0)
-        parts = [FoldMoments.of_units((a, b), np.ones(3), 1.0)
-                 for a, b in (kept[:, :4], kept[:, 4:])]  # fmt: skip
-        c = np.array([0.5, 1.0, 2.0])
-        np.testing.assert_allclose(FoldMoments.total(parts).cumulants(c), whole.cumulants(c))
+    def test_upper_limit_of_nothing_is_the_noise_of_the_means(self):
+        """An estimate of almost 0: lower limit 0, upper near z * noise * sqrt(2 / levels)."""
+        tiny, levels = 1e-6, 400
+        kept = tiny / (tiny + 1.0)
+        lower, upper = limits_of_variance(
+            np.full((levels, 1), kept), np.array([2.0 / (levels * kept**2)]), 0.9
+        )
+        assert lower == 0.0
+        assert tiny * upper[0] == pytest.approx(1.645 * np.sqrt(2.0 / levels), rel=0.2)
 
 
 class TestCoverage:

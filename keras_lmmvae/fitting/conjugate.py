@@ -10,7 +10,7 @@ from keras_lmmvae.fitting.effects_fit import EffectsFit, TrainingEffects
 from keras_lmmvae.inference import Inference
 from keras_lmmvae.latent_prior import LatentPrior
 from keras_lmmvae.likelihood import NOISE_VARIANCE_FLOOR, GaussianLikelihood
-from keras_lmmvae.mixed_model.equations import EarlierRows, Equations
+from keras_lmmvae.mixed_model.equations import INTERCEPT, EarlierRows, Equations, Solution
 from keras_lmmvae.mixed_model.mixed_model import MixedModel, total_of
 from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR
 from keras_lmmvae.mixed_model.residuals import Targets
@@ -19,8 +19,8 @@ from keras_lmmvae.rows import EFFECTS, FEATURES, Pass, Rows, cell_weights
 
 __all__ = ["ConjugateFit"]
 
-# Rounds of (solve, estimate the variances) that start the effects.
-_INITIAL_ROUNDS = 5
+# Rounds of (bases, variances, effects) that start the effects where there are bases to learn.
+_BASIS_ROUNDS = 2
 # Rounds of (residuals, solve) that end it: residuals depend on the effects through the encoder.
 _FINAL_ROUNDS = 2
 _UPDATE_ROUNDS = 3
@@ -106,10 +106,10 @@ class ConjugateFit(EffectsFit):
                 self.likelihood.assign(np.ones(self.mixed_model.num_features))
             return
         if is_fitted:
-            self.equations = self.mixed_model.equations(rows)
+            self.equations = self._equations()
             self._solve(by_fold=True)
         elif self.latent_epochs:
-            self.equations = self.mixed_model.equations(rows)
+            self.equations = self._equations()
             self._hold_effects_back()
         else:
             # The linear mixed model without the latent part: x = mean + Z B + e.
@@ -144,7 +144,7 @@ class ConjugateFit(EffectsFit):
         for _ in range(_FINAL_ROUNDS):
             self._solve(by_fold=True)
         self._solve(by_fold=False)
-        self.mixed_model.calibrate(self.equations, seed=2000, by_fold=False)
+        self.mixed_model.measure_information(self.equations, seed=2000)
 
     def update(self, rows: Pass, earlier: EarlierRows | None) -> None:
         """Solves for the effects given further rows, networks, variances and prior frozen."""
@@ -156,20 +156,28 @@ class ConjugateFit(EffectsFit):
         for by_fold in (*[True] * _UPDATE_ROUNDS, False):
             self._solve(by_fold, earlier)
 
+    def _equations(self) -> Equations:
+        return self.mixed_model.equations(self.rows, has_intercept=True)
+
     def _solve(self, by_fold: bool, earlier: EarlierRows | None = None) -> None:
-        self.mixed_model.solve(
+        solution = self.mixed_model.solve(
             self.equations, self.training_targets, self.noise_variance, by_fold, earlier
         )
+        self._take_intercept(solution)
+
+    def _take_intercept(self, solution: Solution) -> None:
+        """Adds the intercept to the networks' output, so that the next one is 0."""
+        if INTERCEPT in solution.effects:
+            intercept = tf.reshape(solution.effects[INTERCEPT], (-1, self.networks.offset.shape[0]))
+            self.networks.offset.assign_add(tf.reduce_mean(intercept, axis=0))
 
     def _solve_and_estimate(self, seed: int) -> None:
         """Solves the folds' equations given the networks and estimates the variances anew."""
         self.latent_prior.fit(self.rows, lambda rows: self.infer(rows).latent)
+        self.mixed_model.move_variances(
+            self.equations, self.training_targets, self.noise_variance, seed
+        )
         self._solve(by_fold=True)
-        self._estimate(seed)
-
-    def _estimate(self, seed: int) -> None:
-        self.mixed_model.calibrate(self.equations, seed, by_fold=True)
-        self.mixed_model.estimate_variances()
 
     @property
     def _has_effects(self) -> bool:
@@ -185,29 +193,34 @@ class ConjugateFit(EffectsFit):
             effects.prior.assign(np.full(size, EFFECT_VARIANCE_FLOOR))
 
     def _start_effects(self, values_of: Values) -> None:
-        """Fits variances and effects to `values = Z B + e`, from equal shares on."""
+        """Fits variances and effects to `values = intercept + Z B + e`, from equal shares on."""
         total = self.rows.cell_mean(lambda rows: tf.square(values_of(rows)))
         share = total / (len(self.mixed_model.terms) + 1.0)
         has_bases = any(term.has_learned_basis for term in self.mixed_model.terms)
         self.likelihood.assign(share.numpy())
         for effects in self.mixed_model.effects:
             effects.prior.assign(share.numpy())
-        for number in range(_INITIAL_ROUNDS):
-            if number == 0 or (number == 2 and has_bases):
-                self._fit_bases(values_of)
-                self.equations = self.mixed_model.equations(self.rows)
-            self._solve_for(values_of)
-            self.mixed_model.calibrate(self.equations, number, by_fold=True)
-            self._noise_from_all_rows(values_of)
-            self.mixed_model.estimate_variances()
-        self._solve_for(values_of)
+        # The basis of a term is found on the values less the other terms.
+        for number in range(_BASIS_ROUNDS if has_bases else 1):
+            self._fit_bases(values_of)
+            self.equations = self._equations()
+            noise = self.mixed_model.fit_variances(
+                self.equations,
+                values_of,
+                np.asarray(self.likelihood.noise_variance),
+                NOISE_VARIANCE_FLOOR if self.likelihood.is_learned else None,
+                number,
+            )
+            self.likelihood.assign(noise)
+            solution = self.mixed_model.solve(
+                self.equations,
+                lambda rows: Targets(values_of(rows)),
+                self.noise_variance,
+                by_fold=True,
+            )
+        self._take_intercept(solution)
         self.mixed_model.pool()
         self.mixed_model.started.assign(1.0)
-
-    def _solve_for(self, values_of: Values) -> None:
-        self.mixed_model.solve(
-            self.equations, lambda rows: Targets(values_of(rows)), self.noise_variance, by_fold=True
-        )
 
     def _fit_bases(self, values_of: Values) -> None:
         """Length scales, each on the values less the other terms."""
@@ -228,22 +241,13 @@ class ConjugateFit(EffectsFit):
             term.fit_basis(tf.concat(inputs, 0).numpy(), tf.concat(residual, 0).numpy())
             effects.folds.effects.assign(tf.zeros_like(effects.folds.effects))
 
-    def _noise_from_all_rows(self, values_of: Values) -> None:
-        def squares(batch: Rows) -> tf.Tensor:
-            own = self.mixed_model.own_fold(batch)
-            fitted = total_of(self.mixed_model.own_fold_parts(own), batch)
-            variance = self.mixed_model.own_variance(batch, own, self.noise_variance)
-            return tf.square(values_of(batch) - fitted) + variance
-
-        self.likelihood.assign(self.rows.cell_mean(squares).numpy())
-
     def _scale_networks(self) -> None:
         """Lets the networks work on residuals of unit variance, however large the effects are."""
 
         def squares(batch: Rows) -> tf.Tensor:
             own = self.mixed_model.own_fold(batch)
             fitted = total_of(self.mixed_model.out_of_fold_parts(own), batch)
-            return tf.square(batch[FEATURES] - fitted)
+            return tf.square(batch[FEATURES] - fitted - self.networks.offset)
 
         variance = tf.maximum(self.rows.cell_mean(squares), NOISE_VARIANCE_FLOOR)
         self.networks.scale.assign(tf.sqrt(variance))

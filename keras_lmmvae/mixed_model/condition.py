@@ -61,7 +61,8 @@ def condition(
     any ridge regression: `(fit - leverage * value) / (1 - leverage)`.
     """
     dtype = basis.dtype
-    information = Information(*(tf.cast(value, dtype) for value in effects.information))
+    known_of_rows = (effects.effect_variance.value, effects.signal.value, effects.axes.value)
+    information = Information(*(tf.cast(value, dtype) for value in known_of_rows))
     inverse = effects.prior.inverse_block(dtype)
     unit = tf.ones_like(information.signal)
     noise = unit / tf.maximum(information.signal, _SMALLEST_SIGNAL)

@@ -140,23 +140,23 @@ class EffectsTable(StateLayer):
 
     def solve(self, scores: tf.Tensor, information: Information) -> tf.Tensor:
         """`inv(precision) @ scores` of whole tables, every level by itself."""
-        left = 1.0 / (information.strength(self.eigenvalues.value, self._shares()) + 1.0)
+        left = self.left(information)
         along = information.to_axes(scores)
         if self.basis_size == 1:
             return information.from_axes(left * along)
         rotation = tf.convert_to_tensor(self.rotation)
         return information.from_axes(linalg.apply_inverse(rotation, left, along))
 
-    def kept(self, levels: slice, information: Information) -> list[tf.Tensor]:
-        """Share that each fold keeps of the rotated least-squares effects, `(l, m, p)` each.
+    def left(self, information: Information) -> tf.Tensor:
+        """One less `kept`, precise also where that is almost 1."""
+        return 1.0 / (information.strength(self.eigenvalues.value, self._shares()) + 1.0)
+
+    def kept(self, information: Information) -> tf.Tensor:
+        """Share kept of the rotated least-squares effects of all levels, `(..., levels, m, p)`.
 
         Along the axes of the information, not by feature.
         """
-        found = []
-        for fold in range(design.NUM_FOLDS):
-            share = self.cell_share[fold, levels] if self.has_missing_cells else None
-            found.append(information.kept(self.eigenvalues[fold, levels], share))
-        return found
+        return information.kept(self.eigenvalues.value, self._shares())
 
     def _shares(self) -> tf.Tensor | None:
         return self.cell_share.value if self.has_missing_cells else None

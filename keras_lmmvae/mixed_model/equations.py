@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,15 +18,30 @@ from keras_lmmvae.mixed_model.level_effects import LevelEffects
 from keras_lmmvae.mixed_model.residuals import Residuals, Targets
 from keras_lmmvae.rows import EFFECTS, FOLD, Pass, Rows, cell_weights, row_weights
 
-__all__ = ["DesignRows", "EarlierRows", "Equations", "Solution", "Tables", "add_tables"]
+__all__ = [
+    "INTERCEPT",
+    "DesignRows",
+    "EarlierRows",
+    "Equations",
+    "RowSums",
+    "Solution",
+    "Tables",
+    "add_tables",
+]
+
+INTERCEPT = "(Intercept)"
+"""The name that the features' means have among the tables of effects."""
 
 Tables = dict[str, tf.Tensor]
-"""Term name -> table of effects `(levels, m, p)`, or `(folds, levels, m, p)`."""
+"""Term name -> table of effects `(levels, m, p)`, or `(folds, levels, m, p)`. The intercept has one
+level and `m = 1`."""
 
 # Iterations and tolerance of the folds' equations while the networks still move, and of the last
 # solution.
 _FOLD_ITERATIONS, _FOLD_TOLERANCE = 40, 1e-3
 _FINAL_ITERATIONS, _FINAL_TOLERANCE = 300, 2e-6
+# What the levels leave of the intercept's pivot is at least this share of it.
+_SMALLEST_PIVOT = 1e-6
 # Design rows are merged to chunks of this many before the equations are solved.
 _CHUNK = 65_536
 
@@ -91,12 +107,42 @@ class EarlierRows(NamedTuple):
         return found
 
 
+class RowSums(NamedTuple):
+    """Sums over rows without a latent.
+
+    Attributes:
+        scores: `Z' values` of every term and of the intercept.
+        squares: Float array `(p,)`, sums of the squared values.
+        cells: Float array `(p,)`, numbers of cells.
+    """
+
+    scores: Tables
+    squares: np.ndarray
+    cells: np.ndarray
+
+
 class Solution(NamedTuple):
     """Effects, the iterations that were made and the largest remaining relative residual."""
 
     effects: Tables
-    iterations: tf.Tensor
-    residual: tf.Tensor
+    iterations: int
+    residual: float
+
+
+class _Search(NamedTuple):
+    """Where the conjugate gradients are: every feature is solved to the tolerance.
+
+    Attributes:
+        effects: What was found so far.
+        residual: What it leaves of the right side.
+        direction: Where the next step goes.
+        height: The residual in the norm of the inverse blocks, squared, by feature, `(p,)`.
+    """
+
+    effects: Tables
+    residual: Tables
+    direction: Tables
+    height: tf.Tensor
 
 
 def add_tables(total: Tables, part: Tables) -> Tables:
@@ -113,14 +159,22 @@ class Equations:
     latent and the noise (see `Residuals`). With `by_fold` there are two such systems, of the rows
     of each fold by themselves.
 
+    With an intercept, Z has a column of ones in front whose effect has no prior: a fixed effect,
+    estimated by generalised least squares.
+
     Args:
         terms: The terms.
         effects: Their effects, which hold designs, variances and tables.
         rows: The rows.
+        has_intercept: Whether there is an intercept.
     """
 
     def __init__(
-        self, terms: Sequence[RandomEffect], effects: Sequence[LevelEffects], rows: Pass
+        self,
+        terms: Sequence[RandomEffect],
+        effects: Sequence[LevelEffects],
+        rows: Pass,
+        has_intercept: bool = False,
     ) -> None:
         self.terms = list(terms)
         self.effects = list(effects)
@@ -131,8 +185,12 @@ class Equations:
         self.chunks = [DesignRows.of(group, terms) for group in rows.groups(self.chunk_size)]
         weights = [rows.cell_weights for rows in self.chunks if rows.cell_weights is not None]
         self.has_missing_cells = any(cells.shape[1] > 1 for cells in weights)
+        self.has_intercept = has_intercept
         self.residuals: list[Residuals] = []
-        self._solvers = {by_fold: self._solver(by_fold) for by_fold in (True, False)}
+        # Mean precision of a row, `(p, p)`, or its diagonal `(p,)` if it has nothing else.
+        self.precision = np.ones(effects[0].num_features)
+        self._copies: tuple[int, Equations] | None = None
+        self._steps = {by_fold: self._stepper(by_fold) for by_fold in (True, False)}
 
     def set_designs(self, earlier: EarlierRows | None = None) -> None:
         """Gives every term the Gram matrices and counts of its levels, by fold."""
@@ -178,6 +236,26 @@ class Equations:
         Returns:
             The solution.
         """
+        right_side = self.right_side(by_fold, targets_of, noise_variance, earlier)
+        tables = {
+            term.label: _table(effects, by_fold).effects
+            for term, effects in zip(self.terms, self.effects, strict=True)
+        }
+        start = {label: tf.convert_to_tensor(table) for label, table in tables.items()}
+        start = self.zeros(by_fold) | start
+        solution = self.solution(by_fold, right_side, start, earlier)
+        for label, table in tables.items():
+            table.assign(solution.effects[label])
+        return solution
+
+    def right_side(
+        self,
+        by_fold: bool,
+        targets_of: Callable[[Rows], Targets],
+        noise_variance: tf.Tensor,
+        earlier: EarlierRows | None = None,
+    ) -> Tables:
+        """`Z' inv(Omega) values`; the equations take on these `Omega`."""
         right_side: Tables = {} if earlier is None else dict(earlier.scores)
         self.residuals = []
         for rows, group in zip(self.chunks, self.rows.groups(self.chunk_size), strict=True):
@@ -190,30 +268,110 @@ class Equations:
             self.residuals.append(residuals)
             scores = self.scores(residuals.precision_product(values), rows, by_fold)
             right_side = add_tables(right_side, scores)
-        precision = self._mean_precision()
+        self._take_precision()
+        return right_side
+
+    def solutions_of_copies(
+        self, right_sides: Sequence[Tables], starts: Sequence[Tables], tolerance: float
+    ) -> list[Tables]:
+        """Solutions for several right sides of all rows, as those of copies of the features.
+
+        The features are independent: a row has the diagonal of its mean precision.
+        """
+        count = len(right_sides)
+        if self._copies is None or self._copies[0] != count:
+            self._copies = (count, self._copied(count))
+        copies = self._copies[1]
+        for part, copied in zip(self.effects, copies.effects, strict=True):
+            covariance = None
+            if part.learn_coefficient_covariance:
+                covariance = part.coefficient_covariance.value
+            copied.set_prior(np.tile(np.asarray(part.effect_variance), count), covariance)
+        copies.set_noise_variance(tf.tile(self._noise_of_copies(), (count,)))
+        right_side, start = _joined(right_sides), _joined(starts)
+        solved = copies.solution(False, right_side, start, tolerance=tolerance).effects
+        parts = {name: tf.split(table, count, axis=-1) for name, table in solved.items()}
+        return [{name: part[number] for name, part in parts.items()} for number in range(count)]
+
+    def information_of_copies(self, effects: LevelEffects) -> Information:
+        """What a row tells of a term's effects in the equations of copies."""
+        return Information.given_latent(effects.prior, self._noise_of_copies())
+
+    def _noise_of_copies(self) -> tf.Tensor:
+        """One over the diagonal of the mean precision of a row, `(p,)`."""
+        precision = self.precision if self.precision.ndim == 1 else np.diag(self.precision)
+        return tf.constant(1.0 / precision, tf.float32)
+
+    def _copied(self, count: int) -> Equations:
+        """The equations of so many copies of the features."""
+        copied = copy.copy(self)
+        copied.effects = [part.copied(count) for part in self.effects]
+        copied.chunks = [
+            replace(rows, cell_weights=tf.tile(rows.cell_weights, (1, count)))
+            if rows.cell_weights is not None and rows.cell_weights.shape[1] > 1
+            else rows
+            for rows in self.chunks
+        ]
+        copied._steps = {False: copied._stepper(False)}
+        return copied
+
+    def level_sums(self) -> Tables:
+        """`Z' 1` of every term and of the intercept: sums over the observed cells."""
+        found: Tables = {}
+        for rows in self.chunks:
+            ones = tf.ones((tf.shape(rows.fold)[0], self.effects[0].num_features))
+            found = add_tables(found, self.scores(ones, rows, by_fold=False))
+        return found
+
+    def row_sums(self, values_of: Callable[[Rows], tf.Tensor]) -> RowSums:
+        """Sums over all rows of what the effects are to explain of them."""
+        width = self.effects[0].num_features
+        squares, cells = np.zeros(width), np.zeros(width)
+
+        def targets_of(batch: Rows) -> Targets:
+            nonlocal squares, cells
+            values, weights = values_of(batch), cell_weights(batch)
+            weights = tf.ones_like(values) if weights is None else weights * tf.ones_like(values)
+            squares += tf.reduce_sum(weights * tf.square(values), axis=0).numpy()
+            cells += tf.reduce_sum(weights, axis=0).numpy()
+            return Targets(values)
+
+        scores = self.right_side(False, targets_of, tf.ones(width))
+        return RowSums(scores, squares, cells)
+
+    def set_noise_variance(self, noise_variance: tf.Tensor) -> None:
+        """Takes on `Omega = diag(noise_variance)`, that of rows without a latent."""
+        self.residuals = [Residuals(noise_variance)] * len(self.chunks)
+        self._take_precision()
+
+    def _take_precision(self) -> None:
+        """Tells the terms what a row tells of their effects."""
+        self.precision = self._mean_precision()
         for effects in self.effects:
-            effects.set_information(precision)
-        tables = {
-            term.label: _table(effects, by_fold).effects
+            effects.set_information(self.precision)
+
+    def zeros(self, by_fold: bool = False) -> Tables:
+        """Tables that are 0."""
+        found = {
+            term.label: tf.zeros_like(_table(effects, by_fold).effects)
             for term, effects in zip(self.terms, self.effects, strict=True)
         }
-        start = {label: tf.convert_to_tensor(table) for label, table in tables.items()}
-        solution = self.solution(by_fold, right_side, start, earlier)
-        for label, table in tables.items():
-            table.assign(solution.effects[label])
-        return solution
+        if self.has_intercept:
+            folds = (design.NUM_FOLDS,) if by_fold else ()
+            found[INTERCEPT] = tf.zeros((*folds, 1, 1, self.effects[0].num_features))
+        return found
 
     def _mean_precision(self) -> np.ndarray:
-        """The mean of the rows' `inv(Omega)`, float64 `(p, p)`."""
-        precision = np.diag(1.0 / np.asarray(self.residuals[0].noise_variance, np.float64))
+        """The mean of the rows' `inv(Omega)`, float64 `(p, p)`; `(p,)` if that is diagonal."""
+        precision = 1.0 / np.asarray(self.residuals[0].noise_variance, np.float64)
         if not self.has_latent:
             return precision
-        lost, count = np.zeros_like(precision), 0.0
+        lost, count = np.zeros((len(precision),) * 2), 0.0
         for rows, residuals in zip(self.chunks, self.residuals, strict=True):
             part, weight = residuals.lost_precision(rows.row_weights)
             lost += part.numpy()
             count += float(weight)
-        return precision - lost / max(count, 1e-6)
+        return np.diag(precision) - lost / max(count, 1e-6) if lost.any() else precision
 
     @property
     def has_latent(self) -> bool:
@@ -226,22 +384,78 @@ class Equations:
         right_side: Tables,
         start: Tables,
         earlier: EarlierRows | None = None,
+        tolerance: float | None = None,
     ) -> Solution:
         """The solution for given right sides, which is not assigned.
 
         Preconditioned by the inverse blocks of the levels, which are the whole inverse where one
         factor stands alone; each iteration costs O(rows * features * (terms + latent_dim)).
         """
-        if len(self.terms) == 1 and self.effects[0].basis_size == 1 and not self.has_latent:
-            label, part = self.terms[0].label, self.effects[0]
-            effects = _table(part, by_fold).solve(right_side[label], part.information)
-            return Solution({label: effects}, tf.constant(0), tf.constant(0.0))
-        return self._solvers[by_fold](right_side, self.residuals, start, earlier)
+        if self.has_one_block:
+            return Solution(self._solution_of_one_block(by_fold, right_side), 0, 0.0)
+        if tolerance is None:
+            tolerance = _FOLD_TOLERANCE if by_fold else _FINAL_TOLERANCE
+        goal = tolerance**2 * _inner(right_side, self._precondition(right_side, by_fold))
+        # The first step goes from 0 to the start.
+        zeros = {label: tf.zeros_like(table) for label, table in start.items()}
+        state, iterations = _Search(zeros, right_side, start, tf.ones_like(goal)), -1
+        most = _FOLD_ITERATIONS if by_fold else _FINAL_ITERATIONS
+        while iterations < 0 or (iterations < most and bool(tf.reduce_any(state.height > goal))):
+            is_first = tf.constant(iterations < 0)
+            state = self._steps[by_fold](state, is_first, self.residuals, earlier)
+            iterations += 1
+        left = tf.math.divide_no_nan(tf.maximum(state.height, 0.0), goal)
+        relative = tf.reduce_max(tf.sqrt(left)) * tolerance
+        return Solution(state.effects, iterations, float(relative))
+
+    @property
+    def has_one_block(self) -> bool:
+        """Whether a level has nothing to do with others but for the intercept."""
+        is_exact = self.effects[0].basis_size == 1 or not self.has_missing_cells
+        return len(self.terms) == 1 and is_exact and not self.has_latent
+
+    def _solution_of_one_block(self, by_fold: bool, right_side: Tables) -> Tables:
+        """The solution for one term without a latent, by elimination of its levels."""
+        label, part = self.terms[0].label, self.effects[0]
+        table, information = _table(part, by_fold), part.information
+        solved = table.solve(right_side[label], information)
+        if not self.has_intercept:
+            return {label: solved}
+        ones = self._ones(by_fold)
+        shared = table.solve(ones[label], information)
+
+        def left_of(sums: Tables, solved: tf.Tensor) -> tf.Tensor:
+            """What the levels leave of sums over all rows, `(folds, 1, 1, p)` or `(1, 1, p)`."""
+            if part.basis_size > 1:
+                return sums[INTERCEPT] - _level_sum(ones[label] * solved)
+            # The same without a difference of large numbers, which small noise would make of it.
+            without = sums[INTERCEPT] - _level_sum(sums[label])
+            without = tf.where(has_rows_without, without, tf.zeros_like(without))
+            return without + _level_sum(sums[label] * table.left(information))
+
+        rows_without = ones[INTERCEPT] - _level_sum(ones[label])
+        has_rows_without = rows_without > _SMALLEST_PIVOT * ones[INTERCEPT]
+        pivot = tf.maximum(left_of(ones, shared), 0.0)
+        if part.basis_size > 1:
+            pivot = tf.maximum(pivot, _SMALLEST_PIVOT * ones[INTERCEPT])
+        intercept = tf.math.divide_no_nan(left_of(right_side, solved), pivot)
+        return {label: solved - shared * intercept, INTERCEPT: intercept}
+
+    def _ones(self, by_fold: bool) -> Tables:
+        """`Z' inv(Omega) 1` of every term and of the intercept, for rows without a latent."""
+        found: Tables = {}
+        for rows, residuals in zip(self.chunks, self.residuals, strict=True):
+            ones = tf.ones((tf.shape(rows.fold)[0], self.effects[0].num_features))
+            values = residuals.precision_product(ones)
+            found = add_tables(found, self.scores(values, rows, by_fold))
+        return found
 
     def fitted(self, effects: Tables, rows: DesignRows, by_fold: bool) -> tf.Tensor:
-        """`sum_k Z_k B_k` of some rows, `(b, p)`."""
+        """`sum_k Z_k B_k` of some rows, `(b, p)`, with the intercept."""
         fold = rows.fold if by_fold else None
         parts = []
+        if self.has_intercept:
+            parts.append(design.product(effects[INTERCEPT], tf.zeros_like(rows.fold), None, fold))
         for term in self.terms:
             encoded = rows.encoded[term.label]
             basis = term.basis_of(encoded)
@@ -249,7 +463,7 @@ class Equations:
         return tf.add_n(parts)
 
     def scores(self, values: tf.Tensor, rows: DesignRows, by_fold: bool) -> Tables:
-        """`Z_k' values` of every term."""
+        """`Z_k' values` of every term, and the sums of the intercept."""
         if rows.cell_weights is not None:
             values = values * rows.cell_weights
         fold = rows.fold if by_fold else None
@@ -260,37 +474,82 @@ class Equations:
             found[term.label] = design.transpose_product(
                 values, codes, basis, effects.num_levels, fold
             )
+        if self.has_intercept:
+            zeros = tf.zeros_like(rows.fold)
+            found[INTERCEPT] = design.transpose_product(values, zeros, None, 1, fold)
         return found
 
-    def _solver(self, by_fold: bool) -> Callable[..., Solution]:
-        """The solver as a graph: eagerly its many small operations would cost more than sums."""
+    def _stepper(self, by_fold: bool) -> Callable[..., _Search]:
+        """A step of the solver as a graph: eagerly its many operations would cost more than sums.
 
-        def run(
-            right_side: Tables,
+        The loop itself is not part of it. A graph with a loop takes three times as long to make,
+        longer than all solutions of a small table.
+        """
+
+        def step(
+            state: _Search,
+            is_first: tf.Tensor,
             residuals: list[Residuals],
-            start: Tables,
             earlier: EarlierRows | None,
-        ) -> Solution:
-            def multiply(effects: Tables) -> Tables:
-                return self._product(effects, residuals, by_fold, earlier)
+        ) -> _Search:
+            image = self._product(state.direction, residuals, by_fold, earlier)
 
-            def precondition(residual: Tables) -> Tables:
-                return {
-                    term.label: _table(effects, by_fold).solve(
-                        residual[term.label], effects.information
-                    )
-                    for term, effects in zip(self.terms, self.effects, strict=True)
-                }
-
-            iterations = _FOLD_ITERATIONS if by_fold else _FINAL_ITERATIONS
-            tolerance = _FOLD_TOLERANCE if by_fold else _FINAL_TOLERANCE
             # The latent ties the features together: then they take steps of one length.
-            is_tied = residuals[0].factors is not None
-            return _conjugate_gradients(
-                multiply, precondition, right_side, start, iterations, tolerance, is_tied
-            )
+            def together(products: tf.Tensor) -> tf.Tensor:
+                return products if residuals[0].factors is None else tf.reduce_sum(products)
 
-        return tf.function(run, autograph=False)
+            length = tf.math.divide_no_nan(
+                together(state.height), together(_inner(state.direction, image))
+            )
+            length = tf.where(is_first, tf.ones_like(length), length)
+            effects = _combine(state.effects, state.direction, lambda a, b: a + length * b)
+            residual = _combine(state.residual, image, lambda a, b: a - length * b)
+            preconditioned = self._precondition(residual, by_fold)
+            height = _inner(residual, preconditioned)
+            ratio = tf.math.divide_no_nan(together(height), together(state.height))
+            ratio = tf.where(is_first, tf.zeros_like(ratio), ratio)
+            direction = _combine(preconditioned, state.direction, lambda a, b: a + ratio * b)
+            return _Search(effects, residual, direction, height)
+
+        return tf.function(step, autograph=False)
+
+    def _precondition(self, residual: Tables, by_fold: bool) -> Tables:
+        """The residual times the inverse blocks of the levels and of the intercept."""
+        found = {
+            term.label: _table(effects, by_fold).solve(residual[term.label], effects.information)
+            for term, effects in zip(self.terms, self.effects, strict=True)
+        }
+        if self.has_intercept:
+            information = self.effects[0].information
+            root = tf.math.rsqrt(self._cells(by_fold))
+            along = information.to_axes(residual[INTERCEPT] * root) / information.signal
+            found[INTERCEPT] = information.from_axes(along) * root
+            self._shift(found, residual)
+        return found
+
+    def _shift(self, found: Tables, residual: Tables) -> None:
+        """Adds the solution along shifts of all levels of a term against the intercept.
+
+        The rows say nothing of such a shift, only the prior does. Without this the solver would
+        need many iterations for it where the noise is small.
+        """
+        for term, effects in zip(self.terms, self.effects, strict=True):
+            if effects.basis_size == 1:
+                along = tf.reduce_sum(residual[term.label], axis=-3, keepdims=True)
+                shift = (along - residual[INTERCEPT]) * effects.effect_variance
+                shift = shift * effects.coefficient_covariance[0, 0] / effects.num_levels
+                found[term.label] += shift
+                found[INTERCEPT] -= shift
+
+    def _cells(self, by_fold: bool) -> tf.Tensor:
+        """Numbers of cells, at least 1, of every feature, `(folds, 1, 1, p)` or `(1, 1, p)`."""
+        total = self.zeros(by_fold)[INTERCEPT]
+        for rows in self.chunks:
+            fold = rows.fold if by_fold else None
+            cells = tf.ones((tf.shape(rows.fold)[0], total.shape[-1]))
+            cells = cells if rows.cell_weights is None else cells * rows.cell_weights
+            total += design.transpose_product(cells, tf.zeros_like(rows.fold), None, 1, fold)
+        return tf.maximum(total, 1.0)
 
     def _product(
         self,
@@ -307,10 +566,22 @@ class Equations:
         if earlier is not None:
             past = earlier.product(effects)
             total = add_tables(total, past)
+        if self.has_intercept:
+            total[INTERCEPT] = tf.zeros_like(effects[INTERCEPT])
         for rows, part in zip(self.chunks, residuals, strict=True):
             values = part.precision_product(self.fitted(effects, rows, by_fold))
             total = add_tables(total, self.scores(values, rows, by_fold))
         return total
+
+
+def _level_sum(table: tf.Tensor) -> tf.Tensor:
+    """Sum over levels and coefficients, `(folds, 1, 1, p)` or `(1, 1, p)`."""
+    return tf.reduce_sum(table, axis=(-3, -2), keepdims=True)
+
+
+def _joined(tables: Sequence[Tables]) -> Tables:
+    """Tables of copies of the features, side by side."""
+    return {name: tf.concat([table[name] for table in tables], axis=-1) for name in tables[0]}
 
 
 def _table(effects: LevelEffects, by_fold: bool) -> EffectsTable:
@@ -325,51 +596,3 @@ def _inner(one: Tables, other: Tables) -> tf.Tensor:
     """Inner product by feature, `(p,)`."""
     products = [one[name] * other[name] for name in one]
     return tf.add_n([tf.reduce_sum(p, axis=tuple(range(len(p.shape) - 1))) for p in products])
-
-
-def _conjugate_gradients(
-    multiply: Callable[[Tables], Tables],
-    precondition: Callable[[Tables], Tables],
-    right_side: Tables,
-    start: Tables,
-    max_iterations: int,
-    tolerance: float,
-    is_tied: bool,
-) -> Solution:
-    """Preconditioned conjugate gradients, for every feature at once.
-
-    Every feature is solved to the tolerance, also where one system ties all of them.
-    """
-
-    def together(products: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(products) if is_tied else products
-
-    residual = _combine(right_side, multiply(start), tf.subtract)
-    preconditioned = precondition(residual)
-    height = _inner(residual, preconditioned)
-    goal = tolerance**2 * _inner(right_side, precondition(right_side))
-
-    def has_work(iteration: tf.Tensor, height: tf.Tensor, *_: Tables) -> tf.Tensor:
-        return (iteration < max_iterations) & tf.reduce_any(height > goal)
-
-    def iterate(
-        iteration: tf.Tensor,
-        height: tf.Tensor,
-        effects: Tables,
-        residual: Tables,
-        direction: Tables,
-    ) -> tuple[tf.Tensor, tf.Tensor, Tables, Tables, Tables]:
-        image = multiply(direction)
-        length = tf.math.divide_no_nan(together(height), together(_inner(direction, image)))
-        effects = _combine(effects, direction, lambda a, b: a + length * b)
-        residual = _combine(residual, image, lambda a, b: a - length * b)
-        preconditioned = precondition(residual)
-        new_height = _inner(residual, preconditioned)
-        ratio = tf.math.divide_no_nan(together(new_height), together(height))
-        direction = _combine(preconditioned, direction, lambda a, b: a + ratio * b)
-        return iteration + 1, new_height, effects, residual, direction
-
-    state = (tf.constant(0), height, dict(start), residual, preconditioned)
-    iterations, height, effects, *_ = tf.while_loop(has_work, iterate, state)
-    relative = tf.sqrt(tf.math.divide_no_nan(tf.maximum(height, 0.0), goal)) * tolerance
-    return Solution(effects, iterations, tf.reduce_max(relative))

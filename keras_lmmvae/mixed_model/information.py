@@ -45,13 +45,12 @@ class Information(NamedTuple):
         return cls(variance, variance / noise_variance)
 
     def precision(self) -> np.ndarray:
-        """`M`, float64 `(p, p)`."""
+        """`M`, float64 `(p, p)`; its diagonal `(p,)` where the axes are the features."""
         variance = np.asarray(self.effect_variance, np.float64)
         signal = np.asarray(self.signal, np.float64)
-        axes = None if self.axes is None else np.asarray(self.axes, np.float64)
-        if axes is None or np.count_nonzero(axes - np.diag(np.diag(axes))) == 0:
-            return np.diag(signal / variance)
-        scaled = axes / np.sqrt(variance)[:, None]
+        if self.axes is None:
+            return np.asarray(signal / variance)
+        scaled = np.asarray(self.axes, np.float64) / np.sqrt(variance)[:, None]
         return np.asarray((scaled * signal) @ scaled.T)
 
     # Along the axes -----------------------------------------------------------------------
@@ -67,9 +66,13 @@ class Information(NamedTuple):
         strength = eigenvalues[..., None] * self.signal
         if cell_share is None:
             return strength
-        if self.axes is not None and cell_share.shape[-1] > 1:
-            cell_share = _product(cell_share, tf.square(self.axes))
-        return strength * cell_share[..., None, :]
+        return strength * self.share_of_axes(cell_share)[..., None, :]
+
+    def share_of_axes(self, of_features: tf.Tensor) -> tf.Tensor:
+        """Means over features, `(..., p)`, each weighted by its squared entry in the axis."""
+        if self.axes is None or of_features.shape[-1] == 1:
+            return of_features
+        return _product(of_features, tf.square(self.axes))
 
     def kept(self, eigenvalues: tf.Tensor, cell_share: tf.Tensor | None = None) -> tf.Tensor:
         """Share of the least-squares effects that the posterior mean keeps, `(..., m, p)`."""

@@ -23,8 +23,7 @@ class LevelEffects(StateLayer):
 
     The training rows are split into two folds, which are half-samples. A row reads the effects
     that the *other* fold gave (out-of-fold), so that no row sees itself in them, and updates those
-    of its own fold. The covariance of the two folds' effects estimates the effect variance
-    without bias. New rows read the table that all rows gave.
+    of its own fold. New rows read the table that all rows gave.
 
     Args:
         num_levels: Positive int, levels `L` of the term.
@@ -40,8 +39,9 @@ class LevelEffects(StateLayer):
         table: The `EffectsTable` that new rows read.
         folds: The `EffectsTable` by fold.
         signal, axes: Weights `(p,)` and `(p, p)`; see `information`.
-        variance_ratio: Scalar weight, posterior variance with the other terms unknown too, over
-            that with them known. It is 1 for one term.
+        variance_ratio: Weight `(p,)`, posterior variance of the effects with the other terms and
+            the intercept unknown too, over that with them known.
+        effective_parameters: Weight `(p,)`; see `EffectiveParameters`.
         aggregate_count: Weight `(aggregates,)`, rows that codes are averaged over.
 
     References:
@@ -66,6 +66,7 @@ class LevelEffects(StateLayer):
         self.num_features = num_features
         self.learn_coefficient_covariance = learn_coefficient_covariance
         self.is_amortized = is_amortized
+        self._known_axes: bool | None = None
         self.num_aggregates = num_aggregates
         self.has_missing_cells = has_missing_cells
         sizes = (num_levels, basis_size, num_features)
@@ -100,7 +101,8 @@ class LevelEffects(StateLayer):
             self.aggregate_count = self.state("aggregate_count", (self.num_aggregates,))
             return
         self.folds.build()
-        self.variance_ratio = self.state("variance_ratio", (), "ones")
+        self.variance_ratio = self.state("variance_ratio", (self.num_features,), "ones")
+        self.effective_parameters = self.state("effective_parameters", (self.num_features,))
         self.signal = self.state("signal", (self.num_features,), "ones")
         self.axes = self.state("axes", (self.num_features,) * 2, keras.initializers.Identity())
 
@@ -137,18 +139,45 @@ class LevelEffects(StateLayer):
     @property
     def information(self) -> Information:
         """What a row tells of the effects, as in the last solution of the equations."""
-        return Information(self.effect_variance.value, self.signal.value, self.axes.value)
+        # A graph may outlive the axes of now.
+        is_plain = tf.executing_eagerly() and self._has_features_for_axes
+        axes = None if is_plain else self.axes.value
+        return Information(self.effect_variance.value, self.signal.value, axes)
 
     def set_information(self, precision: np.ndarray) -> None:
-        """Takes the mean precision of a row's residuals, `(p, p)`; see `Information`."""
-        deviation = np.sqrt(np.asarray(self.effect_variance, np.float64))
-        relative = deviation[:, None] * precision * deviation
-        if np.any(precision != np.diag(np.diag(precision))):
-            signal, axes = np.linalg.eigh(relative)
+        """Takes the mean precision of a row's residuals; see `Information`.
+
+        Args:
+            precision: Float array `(p, p)`, or its diagonal `(p,)` if it has nothing else.
+        """
+        variance = np.asarray(self.effect_variance, np.float64)
+        if precision.ndim == 2 and np.any(precision != np.diag(np.diag(precision))):
+            deviation = np.sqrt(variance)
+            signal, axes = np.linalg.eigh(deviation[:, None] * precision * deviation)
+            self._set_axes(axes)
         else:
-            signal, axes = np.diag(relative), np.eye(self.num_features)
+            signal = variance * (precision if precision.ndim == 1 else np.diag(precision))
+            if not self._has_features_for_axes:
+                self._set_axes(np.eye(self.num_features))
         self.signal.assign(np.maximum(signal, 0.0))
+
+    def _set_axes(self, axes: np.ndarray) -> None:
         self.axes.assign(axes)
+        self._known_axes = None
+
+    @property
+    def _has_features_for_axes(self) -> bool:
+        """Whether the axes are the features; what was found once is kept, for many features."""
+        if self._known_axes is None:
+            axes = np.asarray(self.axes)
+            is_diagonal = np.count_nonzero(axes) == len(axes)
+            self._known_axes = is_diagonal and bool((np.diag(axes) == 1.0).all())
+        return self._known_axes
+
+    def load_own_variables(self, store: Any) -> None:
+        """Takes the weights of a file."""
+        self._known_axes = None
+        super().load_own_variables(store)
 
     def pool(self) -> None:
         """Sets the table for new rows to the posterior mean given both folds.
@@ -160,18 +189,15 @@ class LevelEffects(StateLayer):
         self.table.effects.assign(self.table.solve(tf.reduce_sum(scores, axis=0), self.information))
 
     def set_prior(
-        self, effect_variance: np.ndarray, coefficient_covariance: tf.Tensor | None
+        self, effect_variance: np.ndarray, coefficient_covariance: np.ndarray | None
     ) -> None:
-        """Changes the prior and moves the folds' effects along, as if solved with the new one."""
-        effects = tf.convert_to_tensor(self.folds.effects)
-        scores = self.folds.precision_product(effects, self.prior, self.information)
+        """Changes the prior, rows telling what they did. The effects stay, until solved anew."""
         precision = self.information.precision()
         self.prior.assign(effect_variance, coefficient_covariance)
         self.set_information(precision)
         if coefficient_covariance is not None:
             self.folds.refresh(self.prior)
             self.table.refresh(self.prior)
-        self.folds.effects.assign(self.folds.solve(scores, self.information))
 
     def mean_prior_share(self) -> float:
         """Prior variance of the average row's contribution, over `effect_variance`."""
@@ -195,6 +221,17 @@ class LevelEffects(StateLayer):
             variables += [self.table.gram, self.table.count]
         return [*variables, self.table.rotation] if self.basis_size > 1 else variables
 
+    def copied(self, count: int) -> LevelEffects:
+        """Effects of so many copies of the features, at 0, with the same design and prior."""
+        copy = type(self)(**{**self.get_config(), "num_features": count * self.num_features})
+        copy.build()
+        folds, traces = self.folds, None
+        if self.has_missing_cells:
+            traces = tf.tile(folds.traces(), (1, 1, count))
+        copy.set_design(folds.gram.value, folds.count.value, traces)
+        copy.set_prior(np.tile(self.effect_variance, count), self.coefficient_covariance.value)
+        return copy
+
     def grown(self, num_levels: int, has_missing_cells: bool = False) -> LevelEffects:
         """A copy with room for more levels or for shares of cells; see `EffectsTable.grown`."""
         has_missing_cells |= self.has_missing_cells
@@ -204,6 +241,7 @@ class LevelEffects(StateLayer):
         copy.table = self.table.grown(num_levels, has_missing_cells, self.prior)
         copy.folds = self.folds.grown(num_levels, has_missing_cells, self.prior)
         copy.variance_ratio = self.variance_ratio
+        copy.effective_parameters = self.effective_parameters
         copy.signal, copy.axes = self.signal, self.axes
         copy.built = True
         return copy

@@ -13,18 +13,17 @@ from keras_lmmvae.effects.vocabulary import UNKNOWN_CODE
 from keras_lmmvae.layers.state_layer import StateLayer
 from keras_lmmvae.linalg import LevelPosterior
 from keras_lmmvae.mixed_model.condition import condition, known_level
+from keras_lmmvae.mixed_model.effective_parameters import Probes
 from keras_lmmvae.mixed_model.equations import EarlierRows, Equations, Solution
 from keras_lmmvae.mixed_model.information import Information
 from keras_lmmvae.mixed_model.level_effects import LevelEffects
+from keras_lmmvae.mixed_model.reml import REML
 from keras_lmmvae.mixed_model.residuals import Targets
 from keras_lmmvae.mixed_model.table_rows import TableRows
-from keras_lmmvae.mixed_model.variances import (
-    SimulatedFit,
-    moment_matrix,
-    update_variances,
-    variance_ratios,
-)
 from keras_lmmvae.rows import EFFECTS, FEATURES, FOLD, Pass, Rows, cell_weights, row_weights
+
+# Steps towards the REML estimates between epochs.
+_STEPS = 3
 
 __all__ = ["FoldRows", "MixedModel", "Parts", "total_of"]
 
@@ -56,9 +55,10 @@ class MixedModel(StateLayer):
     Attributes:
         terms: The terms.
         effects: The `LevelEffects` of each.
-        moment_matrix: Weight `(p, K, K)`; see `SimulatedFit.moments`.
-        variance_ratios: Weight `(2,)`: posterior variance of all contributions together, over the
-            sum of those with the other terms known; of the folds, and of the table of all rows.
+        information: Weight `(p, K, K)`, REML's information of the logarithms of the terms'
+            variances; see `Probes.information`.
+        variance_ratio: Weight `(p,)`: posterior variance of all contributions together, over
+            the sum of those with the other terms known.
         started: Scalar weight, 1 once the effects take part.
 
     References:
@@ -89,9 +89,8 @@ class MixedModel(StateLayer):
             term.built = True
             sizes = (self.num_features, self.is_amortized, self.has_missing_cells)
             self.effects.append(LevelEffects.of(term, *sizes))
-        self.moment_matrix = self.state("moment_matrix", (self.num_features, count, count))
-        self.moment_matrix.assign(np.broadcast_to(np.eye(count), (self.num_features, count, count)))
-        self.variance_ratios = self.state("variance_ratios", (2,), "ones")
+        self.information = self.state("information", (self.num_features, count, count))
+        self.variance_ratio = self.state("variance_ratio", (self.num_features,), "ones")
         self.started = self.state("started", ())
 
     def pairs(self) -> Iterator[tuple[RandomEffect, LevelEffects]]:
@@ -163,7 +162,7 @@ class MixedModel(StateLayer):
         else:
             seen = TableRows(effects.table, effects.prior, codes, basis)
             seen = seen.variance(effects.information)
-            ratio = effects.variance_ratio.value if is_marginal else self.variance_ratios.value[1]
+            ratio = effects.variance_ratio.value if is_marginal else self.variance_ratio.value
             seen = seen * ratio
             share = 1.0 if is_marginal else _mean_share(effects, basis)
             missing = term.missing_share(basis, share)
@@ -184,7 +183,7 @@ class MixedModel(StateLayer):
         total = tf.zeros_like(rows[FEATURES])
         for part in own.values():
             total += part.variance(Information.given_latent(part.prior, noise_variance))
-        return total * self.variance_ratios.value[0]
+        return total * self.variance_ratio.value
 
     # Rows teach the effects -----------------------------------------------------------------
 
@@ -211,12 +210,14 @@ class MixedModel(StateLayer):
             error += parts[term.label] - _own_fold(term, effects, rows).product()
         return before * error + self.own_variance(rows, own, noise_variance)
 
-    def equations(self, rows: Pass, earlier: EarlierRows | None = None) -> Equations:
+    def equations(
+        self, rows: Pass, earlier: EarlierRows | None = None, has_intercept: bool = False
+    ) -> Equations:
         """Henderson's equations of these rows; their designs become those of the terms.
 
         Tables that kept no shares of cells are made anew if a cell is missing.
         """
-        equations = Equations(self.terms, self.effects, rows)
+        equations = Equations(self.terms, self.effects, rows, has_intercept)
         if equations.has_missing_cells and not self.has_missing_cells:
             self.has_missing_cells = True
             for number, effects in enumerate(self.effects):
@@ -248,25 +249,54 @@ class MixedModel(StateLayer):
         for effects in self.effects:
             effects.pool()
 
-    def calibrate(self, equations: Equations, seed: int, by_fold: bool) -> None:
-        """Measures on simulated effects how terms share what the rows say."""
-        if len(self.terms) < 2:
-            return
-        fit = SimulatedFit(equations, by_fold, seed, has_noise=True)
-        together, ratios = variance_ratios(fit)
-        values = np.array(keras.ops.convert_to_numpy(self.variance_ratios))
-        values[0 if by_fold else 1] = together
-        self.variance_ratios.assign(values)
-        if by_fold:
-            self.moment_matrix.assign(moment_matrix(equations, seed))
-            return
-        for term, effects in self.pairs():
-            effects.variance_ratio.assign(ratios[term.label])
+    def fit_variances(
+        self,
+        equations: Equations,
+        values_of: Callable[[Rows], tf.Tensor],
+        noise_variance: np.ndarray,
+        noise_floor: float | None,
+        seed: int,
+    ) -> np.ndarray:
+        """REML estimates of all variances for rows without a latent; see `REML`.
 
-    def estimate_variances(self) -> None:
-        """Sets the variance components to what the solved half-samples have in common."""
-        moments = keras.ops.convert_to_numpy(self.moment_matrix)
-        update_variances(self.effects, moments)
+        Returns:
+            The noise variance, float array `(p,)`.
+        """
+        sums = equations.row_sums(values_of)
+        reml = REML(equations, seed)
+        noise = reml.fit(sums, noise_variance, noise_floor)
+        self._take_parameters(reml.probes)
+        return noise
+
+    def move_variances(
+        self,
+        equations: Equations,
+        targets_of: Callable[[Rows], Targets],
+        noise_variance: tf.Tensor,
+        seed: int,
+    ) -> None:
+        """Some steps towards the REML estimates of the effects' variances, given the rest."""
+        right_side = equations.right_side(False, targets_of, noise_variance)
+        reml = REML(equations, seed)
+        reml.steps(right_side, _STEPS)
+        self._take_parameters(reml.probes)
+
+    def _take_parameters(self, probes: Probes) -> None:
+        """Takes how terms share what the rows say; see `EffectiveParameters`."""
+        parameters = probes.effective_parameters()
+        together = sum(part.count for part in parameters)
+        alone = sum(part.alone for part in parameters)
+        self.variance_ratio.assign(together / np.maximum(alone, 1e-30))
+        for effects, part in zip(self.effects, parameters, strict=True):
+            effects.variance_ratio.assign(part.variance_ratio)
+            effects.effective_parameters.assign(part.count)
+
+    def measure_information(self, equations: Equations, seed: int) -> None:
+        """Measures what the rows tell of the variances, for their intervals."""
+        probes = Probes(equations, seed)
+        probes.solve()
+        self._take_parameters(probes)
+        self.information.assign(probes.information())
 
     # Levels -----------------------------------------------------------------------------------
 
@@ -290,9 +320,10 @@ class MixedModel(StateLayer):
             effects = tf.convert_to_tensor(part.table.effects)
             grams[term.label] = tf.identity(part.table.gram)
             traces[term.label] = part.table.traces()
-            known = information[term.label] = Information(
-                *(tf.identity(value) for value in part.information)
-            )
+            known = part.information
+            axes = None if known.axes is None else tf.identity(known.axes)
+            known = Information(tf.identity(known.effect_variance), tf.identity(known.signal), axes)
+            information[term.label] = known
             scores[term.label] = part.table.precision_product(effects, part.prior, known)
         return EarlierRows(grams, traces, scores, information)
 
@@ -307,7 +338,7 @@ class MixedModel(StateLayer):
 
     def served_variables(self) -> list[keras.Variable]:
         """Weights that an answer to a request reads."""
-        variables = [] if self.is_amortized or not self.terms else [self.variance_ratios]
+        variables = [] if self.is_amortized or not self.terms else [self.variance_ratio]
         for term, effects in self.pairs():
             variables += [*effects.served_variables(), *term.basis_variables()]
         return variables

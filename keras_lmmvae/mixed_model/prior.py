@@ -71,22 +71,6 @@ class LevelPrior(StateLayer):
         """`phi' Psi phi`, `(b,)`."""
         return tf.einsum("bi,ij,bj->b", basis, self.coefficient_covariance, basis)
 
-    def sample(self, num_levels: int, seed: int) -> tf.Tensor:
-        """Draws a table of effects, `(levels, m, p)`."""
-        shape = (num_levels, self.basis_size, self.num_features)
-        deviation = tf.sqrt(tf.convert_to_tensor(self.effect_variance))
-        draws = tf.random.stateless_normal(shape, (seed, 0)) * deviation
-        if not self.learn_coefficient_covariance:
-            return draws
-        values, vectors = tf.linalg.eigh(tf.convert_to_tensor(self.coefficient_covariance))
-        root = vectors * tf.sqrt(tf.maximum(values, 0.0))
-        return tf.einsum("ij,ljf->lif", root, draws)
-
-    def log_det(self) -> tf.Tensor:
-        """Log determinant of a level's prior covariance, `(p,)`."""
-        block = tf.linalg.logdet(tf.convert_to_tensor(self.coefficient_covariance))
-        return self.basis_size * tf.math.log(tf.convert_to_tensor(self.effect_variance)) + block
-
     def assign(self, effect_variance: np.ndarray, coefficient_covariance: Any = None) -> None:
         """Sets the variances, and `Psi` where one is given."""
         self.effect_variance.assign(np.maximum(effect_variance, EFFECT_VARIANCE_FLOOR))

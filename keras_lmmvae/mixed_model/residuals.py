@@ -41,12 +41,10 @@ class Residuals(NamedTuple):
         noise_variance: Float tensor `(p,)`, `s`.
         factors: Float tensor `(d, b, p)`, `K` of every row; 0 in missing cells. `None` where rows
             have no latent.
-        root: Float tensor `(b, d, d)`, `R`; `None` likewise.
     """
 
     noise_variance: tf.Tensor
     factors: tf.Tensor | None = None
-    root: tf.Tensor | None = None
 
     @classmethod
     def of(
@@ -69,7 +67,7 @@ class Residuals(NamedTuple):
         identity = tf.broadcast_to(tf.eye(loadings.shape[0]), tf.shape(inner))
         inverse = tf.linalg.triangular_solve(tf.linalg.cholesky(inner), identity)
         factors = tf.einsum("bkl,lbp->kbp", inverse, scaled) / tf.sqrt(noise_variance)
-        return cls(noise_variance, factors, tf.linalg.matrix_transpose(inverse))
+        return cls(noise_variance, factors)
 
     def precision_product(self, values: tf.Tensor) -> tf.Tensor:
         """`inv(Omega) @ values` of every row, `(b, p)`."""
@@ -79,16 +77,6 @@ class Residuals(NamedTuple):
         for factor in tf.unstack(self.factors):
             product -= factor * tf.reduce_sum(factor * values, axis=1, keepdims=True)
         return product
-
-    def precision_draws(self, size: tf.Tensor, seed: tuple[int, int]) -> tf.Tensor:
-        """`inv(Omega) @ r` for draws `r` of the residuals, `(b, p)`."""
-        noise = tf.random.stateless_normal((size, self.noise_variance.shape[0]), seed)
-        found = self.precision_product(noise * tf.sqrt(self.noise_variance))
-        if self.factors is None or self.root is None:
-            return found
-        latent = tf.random.stateless_normal(self.root.shape[:2], (seed[0] + 1, seed[1]))
-        weights = tf.linalg.matvec(self.root, latent, transpose_a=True)
-        return found + tf.einsum("bk,kbp->bp", weights, self.factors)
 
     def lost_precision(self, weights: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         """Sum over rows of `K K'`, `(p, p)`, and the sum of the rows' weights.

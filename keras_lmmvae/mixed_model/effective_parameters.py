@@ -1,0 +1,279 @@
+"""How many parameters the effects of a term amount to, for terms that share rows.
+
+The equations' solution shrinks the `q = levels * m` effects of a term. What is left is its
+effective number of parameters for a feature,
+
+    T = q - tr(inv(Psi) C) / effect_variance
+
+with `C` the term's block in the inverse of the equations' matrix, the covariance of the error of
+the effects. With all other terms and the intercept known, `C` has only the levels' own blocks,
+and the trace has a closed form. What is not known adds to `C`. The trace of that is estimated with
+random signs `z`: `E[z' C z] = tr(C)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lmmvae.mixed_model.equations import INTERCEPT, Equations, Tables
+from keras_lmmvae.mixed_model.information import Information
+from keras_lmmvae.mixed_model.level_effects import LevelEffects
+
+__all__ = ["EffectiveParameters", "Probes", "array", "total"]
+
+# Features and draws of signs together that a trace is estimated from.
+_PROBES = 96
+# A regression has so many points for every coefficient, or it is a mean.
+_POINTS_PER_COEFFICIENT = 8
+# With less than this share of its expectation left, a term cannot be told from the others.
+_SMALLEST_SHARE = 0.02
+_TOLERANCE = 1e-4
+# What the levels leave of the intercept's pivot is at least this share of it.
+_SMALLEST_PIVOT = 1e-6
+# Entries of the tables of all draws together, at most.
+_LARGEST_TABLES = 5_000_000
+
+
+@dataclass(frozen=True)
+class EffectiveParameters:
+    """The effective parameters of one term, float arrays `(p,)`.
+
+    Attributes:
+        count: Their number.
+        alone: Their number with all else known.
+        squares: The sum of the squares of the parts of `alone`.
+        effects: The number of effects, `q`.
+    """
+
+    count: np.ndarray
+    alone: np.ndarray
+    squares: np.ndarray
+    effects: float
+
+    @property
+    def share(self) -> np.ndarray:
+        """Share of them that is left because all else is not known, in (0, 1]."""
+        return self.count / np.maximum(self.alone, 1e-30)
+
+    @property
+    def variance_ratio(self) -> np.ndarray:
+        """Variance of the effects with all else unknown too, over that with all else known."""
+        return (self.effects - self.count) / np.maximum(self.effects - self.alone, 1e-30)
+
+
+class Probes:
+    """What is not known of a term's effects because of the other terms and the intercept.
+
+    For one term that is a matrix of rank one, in closed form. For several, random signs tell it.
+    They are solved for at once, as values of copies of the features. With a latent, the equations
+    of the copies have the diagonal of the mean precision of a row: then they fall apart into
+    features.
+
+    Args:
+        equations: The equations, with an intercept.
+        seed: Seed of the signs.
+    """
+
+    def __init__(self, equations: Equations, seed: int) -> None:
+        self.equations, self.seed = equations, seed
+        is_closed = len(equations.terms) == 1 and (
+            equations.effects[0].basis_size == 1 or not equations.has_missing_cells
+        )
+        draws = 0 if is_closed else _number_of_draws(equations)
+        self.signs = [_random_signs(equations, seed + number) for number in range(draws)]
+        self._further: list[Tables] = []
+        self._shares: list[np.ndarray] = []
+        self._solved: list[Tables] = []
+
+    def solve(self, right_side: Tables | None = None) -> Tables:
+        """Solves the equations for the signs and for values without a latent.
+
+        Returns:
+            The solution for the values, whose right side is given.
+        """
+        zeros = self.equations.zeros()
+        given = zeros if right_side is None else right_side
+        if not self.signs:
+            self._further = [self._because_of_the_intercept()]
+            self._shares = self._found_shares()
+            is_asked = right_side is not None
+            return self.equations.solution(False, given, zeros).effects if is_asked else zeros
+        starts = self._solved or [zeros] * (1 + len(self.signs))
+        self._solved = self.equations.solutions_of_copies([given, *self.signs], starts, _TOLERANCE)
+        pairs = zip(self.signs, self._solved[1:], strict=True)
+        self._further = [self._because_of_all(signs, solved) for signs, solved in pairs]
+        self._shares = self._found_shares()
+        return self._solved[0]
+
+    def _because_of_the_intercept(self) -> Tables:
+        """What the intercept adds to `C`, over the variance, for one term by itself."""
+        (term,), (effects,) = self.equations.terms, self.equations.effects
+        information, table = effects.information, effects.table
+        sums = self.equations.level_sums()
+        ones, count = (information.share_of_axes(sums[name]) for name in (term.label, INTERCEPT))
+        if effects.basis_size > 1:
+            ones = tf.matmul(table.rotation.value, ones, transpose_a=True)
+        left = table.left(information) * information.signal
+        explained = tf.reduce_sum(left * tf.square(ones), axis=(0, 1))
+        pivot = tf.maximum(count[0, 0] - explained, _SMALLEST_PIVOT * count[0, 0])
+        shared = left * ones * tf.math.sqrt(tf.math.divide_no_nan(1.0, pivot * information.signal))
+        found = {term.label: information.of_features(tf.square(shared))}
+        if effects.learn_coefficient_covariance:
+            shared = tf.matmul(table.rotation.value, shared)
+            outer = tf.einsum("laf,lcf->acf", shared, shared)
+            found[_outer_of(term.label)] = tf.einsum("acf->fac", information.of_features(outer))
+        return found
+
+    def _because_of_all(self, signs: Tables, solved: Tables) -> Tables:
+        """Products of signs with what `C` has on top of the levels' own blocks, times the signs."""
+        found: Tables = {}
+        for term, effects in zip(self.equations.terms, self.equations.effects, strict=True):
+            one = signs[term.label]
+            own = effects.table.solve(one, self.equations.information_of_copies(effects))
+            other = solved[term.label] - own
+            found[term.label] = one * effects.prior.product(other)
+            if effects.learn_coefficient_covariance:
+                outer = tf.einsum("laf,lcf->fac", one, other)
+                found[_outer_of(term.label)] = outer / effects.effect_variance.value[:, None, None]
+        return found
+
+    def _found_shares(self) -> list[np.ndarray]:
+        """Coefficients of the shares that are left because all else is not known.
+
+        The share of one feature is noisy. It is a smooth function of what the terms' levels keep,
+        so it is taken from a regression on that over all features. A term alone needs none.
+        """
+        found, regressors = [], self._regressors()
+        for term, effects in zip(self.equations.terms, self.equations.effects, strict=True):
+            information = effects.information
+            if self.signs:
+                information = self.equations.information_of_copies(effects)
+            alone, _ = _alone(effects, information)
+            lost = np.mean([total(draw[term.label]) for draw in self._further], axis=0)
+            share = 1.0 - lost / np.maximum(alone, 1e-30)
+            if self.signs:
+                weight = alone / max(alone.max(), 1e-30)
+                weighted = weight[:, None] * regressors
+                share, *_ = np.linalg.lstsq(weighted, weight * share, rcond=None)
+            found.append(share)
+        return found
+
+    def _regressors(self) -> np.ndarray:
+        """Ones and centred means of what levels keep, `(p, 1 + K)`; `(p, 1)` for few points."""
+        effects = self.equations.effects
+        kept = np.stack([_alone(part, part.information)[0] / _size(part) for part in effects])
+        centred = kept - kept.mean(axis=1, keepdims=True)
+        design = np.vstack([np.ones(centred.shape[1]), centred]).T
+        is_enough = len(design) * len(self.signs) >= _POINTS_PER_COEFFICIENT * design.shape[1]
+        return design if is_enough else design[:, :1]
+
+    def effective_parameters(self) -> list[EffectiveParameters]:
+        """Those of every term at the present variances."""
+        found, regressors = [], self._regressors()
+        for effects, share in zip(self.equations.effects, self._shares, strict=True):
+            alone, squares = _alone(effects, effects.information)
+            left = np.clip(regressors @ share if self.signs else share, _SMALLEST_SHARE, 1.0)
+            found.append(EffectiveParameters(left * alone, alone, squares, _size(effects)))
+        return found
+
+    def further_covariance(self, label: str) -> np.ndarray:
+        """What `C / effect_variance` has on top of the levels' own blocks, `(p, m, m)`.
+
+        Summed over levels, and symmetric.
+        """
+        found = np.mean([array(draw[_outer_of(label)]) for draw in self._further], axis=0)
+        return np.asarray(0.5 * (found + np.swapaxes(found, 1, 2)))
+
+    def information(self) -> np.ndarray:
+        """REML's expected information of the logarithms of the terms' variances, `(p, K, K)`.
+
+            information_kj = tr(P V_k P V_j) / 2,    V_k = effect_variance_k Z_k Psi Z_k'
+
+        With `C_kj` the blocks of the inverse of the equations' matrix, its entries are squared
+        norms: of `C_kj` for two terms, of what the effects keep for one.
+
+        References:
+            - Searle, Casella & McCulloch (1992), Variance components, section 6.6.
+        """
+        effects, labels = self.equations.effects, [term.label for term in self.equations.terms]
+        found = np.zeros((effects[0].num_features, len(effects), len(effects)))
+        for number, part in enumerate(self.effective_parameters()):
+            found[:, number, number] = 0.5 * part.squares * part.share**2
+            if len(effects) == 1:
+                break
+            draws = range(len(self.signs))
+            signs = [_random_signs(self.equations, self.seed + draw, number) for draw in draws]
+            zeros = self.equations.zeros()
+            sides = [zeros, *signs]
+            _, *solved = self.equations.solutions_of_copies(sides, [zeros] * len(sides), _TOLERANCE)
+            for other, label in enumerate(labels):
+                if other != number:
+                    product = effects[other].prior.product
+                    norms = [total(one[label] * product(one[label])) for one in solved]
+                    mean = np.mean(norms, axis=0) / array(effects[number].effect_variance)
+                    found[:, number, other] = 0.5 * mean
+        return 0.5 * (found + np.swapaxes(found, 1, 2))
+
+
+def _alone(effects: LevelEffects, information: Information) -> tuple[np.ndarray, np.ndarray]:
+    """Effective parameters with all else known, and the sum of the squares of their parts."""
+    kept = information.of_features(effects.table.kept(information))
+    return total(kept), total(tf.square(kept))
+
+
+def _size(effects: LevelEffects) -> float:
+    """Number of effects of a term for every feature."""
+    return float(effects.num_levels * effects.basis_size)
+
+
+def _number_of_draws(equations: Equations) -> int:
+    """Draws of signs: many where features are few, and fewer where tables are large.
+
+    The more effects there are, the less do the variances' own errors and those of traces matter.
+    """
+    width = equations.effects[0].num_features
+    entries = width * sum(part.num_levels * part.basis_size for part in equations.effects)
+    wanted = int(np.ceil(_PROBES / width))
+    return max(1, min(wanted, _LARGEST_TABLES // entries))
+
+
+def _random_signs(equations: Equations, seed: int, only: int | None = None) -> Tables:
+    """Random signs for every effect; 0 for the intercept.
+
+    Args:
+        equations: The equations whose effects are meant.
+        seed: Seed of the signs.
+        only: Number of the term that has signs, the others having 0. They are multiplied by a
+            root of `inv(Psi)`. By default all terms have plain signs.
+    """
+    found = equations.zeros()
+    for number, (term, part) in enumerate(zip(equations.terms, equations.effects, strict=True)):
+        if only is not None and only != number:
+            continue
+        shape = found[term.label].shape
+        bits = tf.random.stateless_uniform(shape, (seed, number), 0, 2, tf.dtypes.int32)
+        signs = 2.0 * tf.cast(bits, tf.float32) - 1.0
+        if only is not None:
+            root = tf.linalg.cholesky(part.prior.inverse_block())
+            signs = tf.einsum("ij,ljf->lif", root, signs)
+        found[term.label] = signs
+    return found
+
+
+def _outer_of(label: str) -> str:
+    return f"{label}: products"
+
+
+def total(table: tf.Tensor) -> np.ndarray:
+    """Sum of a table by feature, float64 `(p,)`."""
+    table = tf.cast(table, tf.float64)
+    return array(tf.reduce_sum(table, axis=tuple(range(len(table.shape) - 1))))
+
+
+def array(values: Any) -> np.ndarray:
+    """Numbers as a float64 array."""
+    return np.asarray(values, np.float64)
