@@ -83,11 +83,13 @@ class Probes:
         is_closed = len(equations.terms) == 1 and (
             equations.effects[0].basis_size == 1 or not equations.has_missing_cells
         )
-        draws = 0 if is_closed else _number_of_draws(equations)
-        self.signs = [_random_signs(equations, seed + number) for number in range(draws)]
-        self._further: list[Tables] = []
+        self.draws = 0 if is_closed else _number_of_draws(equations)
+        # The first copy of the features has the values, the others have signs.
+        self._signs = self._random_signs() if self.draws else {}
+        self._solved: Tables | None = None
+        self._lost: dict[str, np.ndarray] = {}
+        self._lost_covariance: dict[str, np.ndarray] = {}
         self._shares: list[np.ndarray] = []
-        self._solved: list[Tables] = []
 
     def solve(self, right_side: Tables | None = None) -> Tables:
         """Solves the equations for the signs and for values without a latent.
@@ -95,22 +97,67 @@ class Probes:
         Returns:
             The solution for the values, whose right side is given.
         """
-        zeros = self.equations.zeros()
-        given = zeros if right_side is None else right_side
-        if not self.signs:
-            self._further = [self._because_of_the_intercept()]
-            self._shares = self._found_shares()
-            is_asked = right_side is not None
-            return self.equations.solution(False, given, zeros).effects if is_asked else zeros
-        starts = self._solved or [zeros] * (1 + len(self.signs))
-        self._solved = self.equations.solutions_of_copies([given, *self.signs], starts, _TOLERANCE)
-        pairs = zip(self.signs, self._solved[1:], strict=True)
-        self._further = [self._because_of_all(signs, solved) for signs, solved in pairs]
+        found = self.equations.zeros()
+        if self.draws:
+            copies = self.equations.copies(1 + self.draws)
+            sides = _side_by_side(found if right_side is None else right_side, self._signs)
+            start = copies.zeros() if self._solved is None else self._solved
+            self._solved = copies.solution(False, sides, start, tolerance=_TOLERANCE).effects
+            self._take_all(copies, sides, self._solved)
+            found = {name: table[..., : self._width] for name, table in self._solved.items()}
+        else:
+            self._take_intercept()
+            if right_side is not None:
+                found = self.equations.solution(False, right_side, found).effects
         self._shares = self._found_shares()
-        return self._solved[0]
+        return found
 
-    def _because_of_the_intercept(self) -> Tables:
-        """What the intercept adds to `C`, over the variance, for one term by itself."""
+    @property
+    def _width(self) -> int:
+        return self.equations.effects[0].num_features
+
+    def _random_signs(self, only: int | None = None) -> Tables:
+        """Random signs for every effect of every draw; 0 for the intercept.
+
+        Args:
+            only: Number of the term that has signs, the others having 0. They are multiplied by a
+                root of `inv(Psi)`. By default all terms have plain signs.
+        """
+        found = {
+            name: tf.zeros((*table.shape[:-1], self.draws * self._width))
+            for name, table in self.equations.zeros().items()
+        }
+        pairs = zip(self.equations.terms, self.equations.effects, strict=True)
+        for number, (term, part) in enumerate(pairs):
+            if only is not None and only != number:
+                continue
+            seed, shape = (self.seed, number), found[term.label].shape
+            bits = tf.random.stateless_uniform(shape, seed, 0, 2, tf.dtypes.int32)
+            signs = 2.0 * tf.cast(bits, tf.float32) - 1.0
+            if only is not None:
+                root = tf.linalg.cholesky(part.prior.inverse_block())
+                signs = tf.einsum("ij,ljf->lif", root, signs)
+            found[term.label] = signs
+        return found
+
+    def _mean(self, by_copy: np.ndarray) -> np.ndarray:
+        """Means over the draws of what is known of every copy's features, `(p, ...)`."""
+        by_draw = by_copy.reshape(-1, self._width, *by_copy.shape[1:])
+        return np.asarray(by_draw[1:].mean(axis=0))
+
+    def _take_all(self, copies: Equations, signs: Tables, solved: Tables) -> None:
+        """Takes what `C` has on top of the levels' own blocks, from solutions `C z`."""
+        for term, effects in zip(copies.terms, copies.effects, strict=True):
+            one, prior = signs[term.label], effects.prior
+            other = solved[term.label] - effects.table.solve(one, effects.information)
+            self._lost[term.label] = self._mean(total(one * prior.product(other)))
+            if effects.learn_coefficient_covariance:
+                outer = tf.einsum("laf,lcf->fac", one, other)
+                outer = self._mean(array(outer / effects.effect_variance.value[:, None, None]))
+                self._lost_covariance[term.label] = 0.5 * (outer + np.swapaxes(outer, 1, 2))
+
+    def _take_intercept(self) -> None:
+        """Takes what the intercept adds to `C`, for one term by itself."""
         (term,), (effects,) = self.equations.terms, self.equations.effects
         information, table = effects.information, effects.table
         sums = self.equations.level_sums()
@@ -121,25 +168,11 @@ class Probes:
         explained = tf.reduce_sum(left * tf.square(ones), axis=(0, 1))
         pivot = tf.maximum(count[0, 0] - explained, _SMALLEST_PIVOT * count[0, 0])
         shared = left * ones * tf.math.sqrt(tf.math.divide_no_nan(1.0, pivot * information.signal))
-        found = {term.label: information.of_features(tf.square(shared))}
+        self._lost[term.label] = total(information.of_features(tf.square(shared)))
         if effects.learn_coefficient_covariance:
             shared = tf.matmul(table.rotation.value, shared)
-            outer = tf.einsum("laf,lcf->acf", shared, shared)
-            found[_outer_of(term.label)] = tf.einsum("acf->fac", information.of_features(outer))
-        return found
-
-    def _because_of_all(self, signs: Tables, solved: Tables) -> Tables:
-        """Products of signs with what `C` has on top of the levels' own blocks, times the signs."""
-        found: Tables = {}
-        for term, effects in zip(self.equations.terms, self.equations.effects, strict=True):
-            one = signs[term.label]
-            own = effects.table.solve(one, self.equations.information_of_copies(effects))
-            other = solved[term.label] - own
-            found[term.label] = one * effects.prior.product(other)
-            if effects.learn_coefficient_covariance:
-                outer = tf.einsum("laf,lcf->fac", one, other)
-                found[_outer_of(term.label)] = outer / effects.effect_variance.value[:, None, None]
-        return found
+            outer = information.of_features(tf.einsum("laf,lcf->acf", shared, shared))
+            self._lost_covariance[term.label] = np.moveaxis(array(outer), -1, 0)
 
     def _found_shares(self) -> list[np.ndarray]:
         """Coefficients of the shares that are left because all else is not known.
@@ -150,12 +183,11 @@ class Probes:
         found, regressors = [], self._regressors()
         for term, effects in zip(self.equations.terms, self.equations.effects, strict=True):
             information = effects.information
-            if self.signs:
+            if self.draws:
                 information = self.equations.information_of_copies(effects)
             alone, _ = _alone(effects, information)
-            lost = np.mean([total(draw[term.label]) for draw in self._further], axis=0)
-            share = 1.0 - lost / np.maximum(alone, 1e-30)
-            if self.signs:
+            share = 1.0 - self._lost[term.label] / np.maximum(alone, 1e-30)
+            if self.draws:
                 weight = alone / max(alone.max(), 1e-30)
                 weighted = weight[:, None] * regressors
                 share, *_ = np.linalg.lstsq(weighted, weight * share, rcond=None)
@@ -168,7 +200,7 @@ class Probes:
         kept = np.stack([_alone(part, part.information)[0] / _size(part) for part in effects])
         centred = kept - kept.mean(axis=1, keepdims=True)
         design = np.vstack([np.ones(centred.shape[1]), centred]).T
-        is_enough = len(design) * len(self.signs) >= _POINTS_PER_COEFFICIENT * design.shape[1]
+        is_enough = len(design) * self.draws >= _POINTS_PER_COEFFICIENT * design.shape[1]
         return design if is_enough else design[:, :1]
 
     def effective_parameters(self) -> list[EffectiveParameters]:
@@ -176,7 +208,7 @@ class Probes:
         found, regressors = [], self._regressors()
         for effects, share in zip(self.equations.effects, self._shares, strict=True):
             alone, squares = _alone(effects, effects.information)
-            left = np.clip(regressors @ share if self.signs else share, _SMALLEST_SHARE, 1.0)
+            left = np.clip(regressors @ share if self.draws else share, _SMALLEST_SHARE, 1.0)
             found.append(EffectiveParameters(left * alone, alone, squares, _size(effects)))
         return found
 
@@ -185,8 +217,7 @@ class Probes:
 
         Summed over levels, and symmetric.
         """
-        found = np.mean([array(draw[_outer_of(label)]) for draw in self._further], axis=0)
-        return np.asarray(0.5 * (found + np.swapaxes(found, 1, 2)))
+        return self._lost_covariance[label]
 
     def information(self) -> np.ndarray:
         """REML's expected information of the logarithms of the terms' variances, `(p, K, K)`.
@@ -205,18 +236,20 @@ class Probes:
             found[:, number, number] = 0.5 * part.squares * part.share**2
             if len(effects) == 1:
                 break
-            draws = range(len(self.signs))
-            signs = [_random_signs(self.equations, self.seed + draw, number) for draw in draws]
-            zeros = self.equations.zeros()
-            sides = [zeros, *signs]
-            _, *solved = self.equations.solutions_of_copies(sides, [zeros] * len(sides), _TOLERANCE)
+            copies = self.equations.copies(1 + self.draws)
+            sides = _side_by_side(self.equations.zeros(), self._random_signs(number))
+            solved = copies.solution(False, sides, copies.zeros(), tolerance=_TOLERANCE).effects
             for other, label in enumerate(labels):
                 if other != number:
-                    product = effects[other].prior.product
-                    norms = [total(one[label] * product(one[label])) for one in solved]
-                    mean = np.mean(norms, axis=0) / array(effects[number].effect_variance)
-                    found[:, number, other] = 0.5 * mean
+                    product = copies.effects[other].prior.product(solved[label])
+                    norm = self._mean(total(solved[label] * product))
+                    found[:, number, other] = 0.5 * norm / array(effects[number].effect_variance)
         return 0.5 * (found + np.swapaxes(found, 1, 2))
+
+
+def _side_by_side(one: Tables, other: Tables) -> Tables:
+    """Tables of further features beside those of some."""
+    return {name: tf.concat([table, other[name]], axis=-1) for name, table in one.items()}
 
 
 def _alone(effects: LevelEffects, information: Information) -> tuple[np.ndarray, np.ndarray]:
@@ -239,33 +272,6 @@ def _number_of_draws(equations: Equations) -> int:
     entries = width * sum(part.num_levels * part.basis_size for part in equations.effects)
     wanted = int(np.ceil(_PROBES / width))
     return max(1, min(wanted, _LARGEST_TABLES // entries))
-
-
-def _random_signs(equations: Equations, seed: int, only: int | None = None) -> Tables:
-    """Random signs for every effect; 0 for the intercept.
-
-    Args:
-        equations: The equations whose effects are meant.
-        seed: Seed of the signs.
-        only: Number of the term that has signs, the others having 0. They are multiplied by a
-            root of `inv(Psi)`. By default all terms have plain signs.
-    """
-    found = equations.zeros()
-    for number, (term, part) in enumerate(zip(equations.terms, equations.effects, strict=True)):
-        if only is not None and only != number:
-            continue
-        shape = found[term.label].shape
-        bits = tf.random.stateless_uniform(shape, (seed, number), 0, 2, tf.dtypes.int32)
-        signs = 2.0 * tf.cast(bits, tf.float32) - 1.0
-        if only is not None:
-            root = tf.linalg.cholesky(part.prior.inverse_block())
-            signs = tf.einsum("ij,ljf->lif", root, signs)
-        found[term.label] = signs
-    return found
-
-
-def _outer_of(label: str) -> str:
-    return f"{label}: products"
 
 
 def total(table: tf.Tensor) -> np.ndarray:

@@ -271,14 +271,12 @@ class Equations:
         self._take_precision()
         return right_side
 
-    def solutions_of_copies(
-        self, right_sides: Sequence[Tables], starts: Sequence[Tables], tolerance: float
-    ) -> list[Tables]:
-        """Solutions for several right sides of all rows, as those of copies of the features.
+    def copies(self, count: int) -> Equations:
+        """The equations of all rows for so many copies of the features, side by side.
 
-        The features are independent: a row has the diagonal of its mean precision.
+        One solution of them has as many right sides. The features are independent: a row has the
+        diagonal of its mean precision. The copies have the priors of now.
         """
-        count = len(right_sides)
         if self._copies is None or self._copies[0] != count:
             self._copies = (count, self._copied(count))
         copies = self._copies[1]
@@ -288,10 +286,7 @@ class Equations:
                 covariance = part.coefficient_covariance.value
             copied.set_prior(np.tile(np.asarray(part.effect_variance), count), covariance)
         copies.set_noise_variance(tf.tile(self._noise_of_copies(), (count,)))
-        right_side, start = _joined(right_sides), _joined(starts)
-        solved = copies.solution(False, right_side, start, tolerance=tolerance).effects
-        parts = {name: tf.split(table, count, axis=-1) for name, table in solved.items()}
-        return [{name: part[number] for name, part in parts.items()} for number in range(count)]
+        return copies
 
     def information_of_copies(self, effects: LevelEffects) -> Information:
         """What a row tells of a term's effects in the equations of copies."""
@@ -577,11 +572,6 @@ class Equations:
 def _level_sum(table: tf.Tensor) -> tf.Tensor:
     """Sum over levels and coefficients, `(folds, 1, 1, p)` or `(1, 1, p)`."""
     return tf.reduce_sum(table, axis=(-3, -2), keepdims=True)
-
-
-def _joined(tables: Sequence[Tables]) -> Tables:
-    """Tables of copies of the features, side by side."""
-    return {name: tf.concat([table[name] for table in tables], axis=-1) for name in tables[0]}
 
 
 def _table(effects: LevelEffects, by_fold: bool) -> EffectsTable:

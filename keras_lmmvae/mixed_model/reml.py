@@ -30,7 +30,8 @@ from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR
 __all__ = ["REML"]
 
 _ROUNDS = 30
-_TOLERANCE = 2e-3
+# Steps end when no estimate moves by more than this share of its standard error.
+_TOLERANCE = 0.01
 _SOLUTION_TOLERANCE = 1e-4
 # The prior variance of a term's part of a standardised feature, whose variance is 1, is kept below
 # this. Above it, effects have been taken for what they cannot be.
@@ -80,6 +81,9 @@ class REML:
         self.equations = equations
         self.probes = Probes(equations, seed)
         self._effects = equations.zeros()
+        # By term: the last steps and the share of a step that is made, `(p,)` each.
+        self._last = [np.zeros(1)] * len(equations.terms)
+        self._damping = [np.ones(1)] * len(equations.terms)
 
     def fit(
         self, sums: RowSums, noise_variance: np.ndarray, noise_floor: float | None
@@ -134,24 +138,35 @@ class REML:
             freedom: Degrees of freedom of a noise variance that is learned, `(p,)`.
 
         Returns:
-            The largest change of a variance, as a share of it, or of an entry of `Psi`.
+            The largest change of a variance or of an entry of `Psi`, over its standard error.
         """
         largest = 0.0
         terms, found = self.equations.terms, self.probes.effective_parameters()
-        for term, effects, parameters in zip(terms, self.equations.effects, found, strict=True):
+        pairs = zip(terms, self.equations.effects, found, strict=True)
+        for number, (term, effects, parameters) in enumerate(pairs):
             moment = self._moments(term.label, effects, parameters)
             variance = array(effects.effect_variance)
-            moved = variance * np.exp(_log_step(moment, parameters, noise_change, freedom))
+            curvature = _curvature(parameters, freedom)
+            step = self._damped(number, _log_step(moment, parameters, noise_change, curvature))
+            moved = variance * np.exp(step)
             highest = _LARGEST_PRIOR_SHARE / effects.mean_prior_share()
             moved = np.clip(moved * noise_change, EFFECT_VARIANCE_FLOOR, highest)
-            changes = np.abs(np.log(moved / noise_change / variance))
-            largest = max(largest, changes[moved > EFFECT_VARIANCE_FLOOR].max(initial=0.0))
+            changes = np.abs(np.log(moved / noise_change / variance)) * np.sqrt(0.5 * curvature)
+            largest = max(largest, float(changes.max()))
             before = array(effects.coefficient_covariance)
             covariance = _moved_covariance(moment, before)
             if covariance is not None:
-                largest = max(largest, float(np.abs(covariance - before).max()))
+                change = np.abs(covariance - before).max() * np.sqrt(0.5 * curvature.sum())
+                largest = max(largest, float(change))
             effects.set_prior(moved, covariance)
         return largest
+
+    def _damped(self, number: int, step: np.ndarray) -> np.ndarray:
+        """A term's step, halved as often as it has turned back: so it does not go to and fro."""
+        has_turned = step * self._last[number] < 0.0
+        self._damping[number] = np.where(has_turned, 0.5, 1.0) * self._damping[number]
+        self._last[number] = step
+        return np.asarray(step * self._damping[number])
 
     def _moments(
         self, label: str, effects: LevelEffects, parameters: EffectiveParameters
@@ -174,18 +189,23 @@ class REML:
         )
 
 
+def _curvature(parameters: EffectiveParameters, freedom: np.ndarray | None) -> np.ndarray:
+    """2 over the variance of the logarithm of a variance over the noise's, `(p,)`."""
+    curvature = parameters.squares * parameters.share**2
+    if freedom is not None:
+        curvature = curvature - parameters.count**2 / freedom
+    return np.asarray(np.maximum(curvature, 1e-30))
+
+
 def _log_step(
     moments: _Moments,
     parameters: EffectiveParameters,
     noise_change: np.ndarray | float,
-    freedom: np.ndarray | None,
+    curvature: np.ndarray,
 ) -> np.ndarray:
     """The step of the logarithm of a variance over the noise's, `(p,)`."""
     expected = np.maximum(moments.expected, 1e-30)
-    curvature = parameters.squares * parameters.share**2
-    if freedom is not None:
-        curvature = curvature - parameters.count**2 / freedom
-    stretch = parameters.count / np.maximum(curvature, 1e-30)
+    stretch = parameters.count / curvature
     step = np.log(np.maximum(moments.found / noise_change, 1e-30) / expected)
     bound = np.log(_LARGEST_CHANGE)
     return np.clip(np.clip(stretch, 1.0, _LARGEST_STRETCH) * step, -bound, bound)
