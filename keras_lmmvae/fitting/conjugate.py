@@ -21,6 +21,8 @@ __all__ = ["ConjugateFit"]
 
 # Rounds of (bases, variances, effects) that start the effects where there are bases to learn.
 _BASIS_ROUNDS = 2
+# REML's steps end when no estimate moves by more than this share of its standard error.
+_START_TOLERANCE, _FINAL_TOLERANCE = 0.1, 0.01
 # Rounds of (residuals, solve) that end it: residuals depend on the effects through the encoder.
 _FINAL_ROUNDS = 2
 _UPDATE_ROUNDS = 3
@@ -200,6 +202,9 @@ class ConjugateFit(EffectsFit):
         self.likelihood.assign(share.numpy())
         for effects in self.mixed_model.effects:
             effects.prior.assign(share.numpy())
+        # What networks leave will have other variances. Without networks these are final.
+        is_final = not bool(keras.ops.convert_to_numpy(self.networks.in_use)[0])
+        tolerance = _FINAL_TOLERANCE if is_final else _START_TOLERANCE
         # The basis of a term is found on the values less the other terms.
         for number in range(_BASIS_ROUNDS if has_bases else 1):
             self._fit_bases(values_of)
@@ -209,6 +214,7 @@ class ConjugateFit(EffectsFit):
                 values_of,
                 np.asarray(self.likelihood.noise_variance),
                 NOISE_VARIANCE_FLOOR if self.likelihood.is_learned else None,
+                tolerance,
                 number,
             )
             self.likelihood.assign(noise)

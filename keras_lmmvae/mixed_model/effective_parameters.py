@@ -36,6 +36,8 @@ _TOLERANCE = 1e-4
 _SMALLEST_PIVOT = 1e-6
 # Entries of the tables of all draws together, at most.
 _LARGEST_TABLES = 5_000_000
+# Products of bases with effects of all draws together, at most, in one iteration of the solver.
+_LARGEST_PRODUCTS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -264,14 +266,18 @@ def _size(effects: LevelEffects) -> float:
 
 
 def _number_of_draws(equations: Equations) -> int:
-    """Draws of signs: many where features are few, and fewer where tables are large.
+    """Draws of signs: many where features are few, and fewer where data are large.
 
-    The more effects there are, the less do the variances' own errors and those of traces matter.
+    The more rows and effects there are, the less do the variances' own errors and those of traces
+    matter.
     """
-    width = equations.effects[0].num_features
-    entries = width * sum(part.num_levels * part.basis_size for part in equations.effects)
+    effects = equations.effects
+    width = effects[0].num_features
+    entries = width * sum(part.num_levels * part.basis_size for part in effects)
+    rows = sum(int(chunk.fold.shape[0]) for chunk in equations.chunks)
+    products = width * rows * sum(part.basis_size for part in effects)
     wanted = int(np.ceil(_PROBES / width))
-    return max(1, min(wanted, _LARGEST_TABLES // entries))
+    return max(1, min(wanted, _LARGEST_TABLES // entries, _LARGEST_PRODUCTS // products))
 
 
 def total(table: tf.Tensor) -> np.ndarray:

@@ -30,9 +30,9 @@ from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR
 __all__ = ["REML"]
 
 _ROUNDS = 30
-# Steps end when no estimate moves by more than this share of its standard error.
-_TOLERANCE = 0.01
 _SOLUTION_TOLERANCE = 1e-4
+# Further steps, as a share of standard errors, that are not worth a solution.
+_SMALL_STEP = 0.01
 # The prior variance of a term's part of a standardised feature, whose variance is 1, is kept below
 # this. Above it, effects have been taken for what they cannot be.
 _LARGEST_PRIOR_SHARE = 2.0
@@ -86,7 +86,11 @@ class REML:
         self._damping = [np.ones(1)] * len(equations.terms)
 
     def fit(
-        self, sums: RowSums, noise_variance: np.ndarray, noise_floor: float | None
+        self,
+        sums: RowSums,
+        noise_variance: np.ndarray,
+        noise_floor: float | None,
+        tolerance: float = 0.01,
     ) -> np.ndarray:
         """Sets the priors of all terms, for rows without a latent.
 
@@ -94,6 +98,8 @@ class REML:
             sums: Sums over the rows.
             noise_variance: Float array `(p,)` to start from.
             noise_floor: The smallest noise variance; `None`: it is given.
+            tolerance: Steps end when no estimate moves by more than this share of its standard
+                error.
 
         Returns:
             The noise variance, float array `(p,)`.
@@ -110,7 +116,7 @@ class REML:
                 explained = sum(total(effects[name] * sums.scores[name]) for name in effects)
                 noise = np.maximum((sums.squares - explained) / freedom, noise_floor)
             change = self._move(noise / before, None if noise_floor is None else freedom)
-            if change < _TOLERANCE:
+            if change < tolerance:
                 break
         return noise
 
@@ -124,7 +130,7 @@ class REML:
             self._effects = self.equations.solution(
                 False, right_side, self._effects, tolerance=_SOLUTION_TOLERANCE
             ).effects
-            if self._move() < _TOLERANCE:
+            if self._move() < _SMALL_STEP:
                 break
 
     def _move(
