@@ -198,7 +198,9 @@ class TestLater:
                 rtol=1e-4,
                 atol=1e-5,
             )
-        np.testing.assert_allclose(later.predict(data, verbose=0), later.reconstruct(data), 1e-4)
+        # A sum of terms of size 1 in float32 may be near 0.
+        close = {"rtol": 1e-4, "atol": 1e-6}
+        np.testing.assert_allclose(later.predict(data, verbose=0), later.reconstruct(data), **close)
 
     def test_a_second_fit_takes_them(self):
         """Steps traced for complete rows are traced anew."""
