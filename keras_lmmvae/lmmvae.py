@@ -681,8 +681,9 @@ class LMMVAE(keras.Model):
             validation = self._encoded_validation(validation_data)
         seen = rows if steps_per_epoch is None else _limited(rows, steps_per_epoch)
         had_missing_cells = self.mixed_model.has_missing_cells
-        if not self.is_fitted or epochs > kwargs.get("initial_epoch", 0):
-            self.networks.in_use.assign([float(epochs > kwargs.get("initial_epoch", 0))])
+        has_epochs = epochs > kwargs.get("initial_epoch", 0)
+        if has_epochs or not self.is_fitted:
+            self.networks.in_use.assign([float(has_epochs)])
         self.effects_fit.begin(Pass(seen), self.is_fitted)
         if self.mixed_model.has_missing_cells != had_missing_cells:
             self._forget_functions()

@@ -82,10 +82,7 @@ class Probes:
 
     def __init__(self, equations: Equations, seed: int) -> None:
         self.equations, self.seed = equations, seed
-        is_closed = len(equations.terms) == 1 and (
-            equations.effects[0].basis_size == 1 or not equations.has_missing_cells
-        )
-        self.draws = 0 if is_closed else _number_of_draws(equations)
+        self.draws = 0 if equations.has_one_block else _number_of_draws(equations)
         # The first copy of the features has the values, the others have signs.
         self._signs = self._random_signs() if self.draws else {}
         self._solved: Tables | None = None

@@ -190,6 +190,7 @@ class Equations:
         # Mean precision of a row, `(p, p)`, or its diagonal `(p,)` if it has nothing else.
         self.precision = np.ones(effects[0].num_features)
         self._copies: tuple[int, Equations] | None = None
+        self._cells = {by_fold: self._count_cells(by_fold) for by_fold in (True, False)}
         self._steps = {by_fold: self._stepper(by_fold) for by_fold in (True, False)}
 
     def set_designs(self, earlier: EarlierRows | None = None) -> None:
@@ -307,15 +308,16 @@ class Equations:
             else rows
             for rows in self.chunks
         ]
+        copied._cells = {False: tf.tile(self._cells[False], (1, 1, count))}
         copied._steps = {False: copied._stepper(False)}
         return copied
 
-    def level_sums(self) -> Tables:
+    def level_sums(self, by_fold: bool = False) -> Tables:
         """`Z' 1` of every term and of the intercept: sums over the observed cells."""
         found: Tables = {}
         for rows in self.chunks:
             ones = tf.ones((tf.shape(rows.fold)[0], self.effects[0].num_features))
-            found = add_tables(found, self.scores(ones, rows, by_fold=False))
+            found = add_tables(found, self.scores(ones, rows, by_fold))
         return found
 
     def row_sums(self, values_of: Callable[[Rows], tf.Tensor]) -> RowSums:
@@ -386,7 +388,7 @@ class Equations:
         Preconditioned by the inverse blocks of the levels, which are the whole inverse where one
         factor stands alone; each iteration costs O(rows * features * (terms + latent_dim)).
         """
-        if self.has_one_block:
+        if self.has_one_block and not self.has_latent:
             return Solution(self._solution_of_one_block(by_fold, right_side), 0, 0.0)
         if tolerance is None:
             tolerance = _FOLD_TOLERANCE if by_fold else _FINAL_TOLERANCE
@@ -405,9 +407,9 @@ class Equations:
 
     @property
     def has_one_block(self) -> bool:
-        """Whether a level has nothing to do with others but for the intercept."""
+        """Whether there is one term whose levels have Gram matrices that hold for all features."""
         is_exact = self.effects[0].basis_size == 1 or not self.has_missing_cells
-        return len(self.terms) == 1 and is_exact and not self.has_latent
+        return len(self.terms) == 1 and is_exact
 
     def _solution_of_one_block(self, by_fold: bool, right_side: Tables) -> Tables:
         """The solution for one term without a latent, by elimination of its levels."""
@@ -416,7 +418,11 @@ class Equations:
         solved = table.solve(right_side[label], information)
         if not self.has_intercept:
             return {label: solved}
-        ones = self._ones(by_fold)
+        # `Z' inv(Omega) 1`.
+        ones = {
+            name: sums / self.residuals[0].noise_variance
+            for name, sums in self.level_sums(by_fold).items()
+        }
         shared = table.solve(ones[label], information)
 
         def left_of(sums: Tables, solved: tf.Tensor) -> tf.Tensor:
@@ -435,15 +441,6 @@ class Equations:
             pivot = tf.maximum(pivot, _SMALLEST_PIVOT * ones[INTERCEPT])
         intercept = tf.math.divide_no_nan(left_of(right_side, solved), pivot)
         return {label: solved - shared * intercept, INTERCEPT: intercept}
-
-    def _ones(self, by_fold: bool) -> Tables:
-        """`Z' inv(Omega) 1` of every term and of the intercept, for rows without a latent."""
-        found: Tables = {}
-        for rows, residuals in zip(self.chunks, self.residuals, strict=True):
-            ones = tf.ones((tf.shape(rows.fold)[0], self.effects[0].num_features))
-            values = residuals.precision_product(ones)
-            found = add_tables(found, self.scores(values, rows, by_fold))
-        return found
 
     def fitted(self, effects: Tables, rows: DesignRows, by_fold: bool) -> tf.Tensor:
         """`sum_k Z_k B_k` of some rows, `(b, p)`, with the intercept."""
@@ -516,7 +513,7 @@ class Equations:
         }
         if self.has_intercept:
             information = self.effects[0].information
-            root = tf.math.rsqrt(self._cells(by_fold))
+            root = tf.math.rsqrt(self._cells[by_fold])
             along = information.to_axes(residual[INTERCEPT] * root) / information.signal
             found[INTERCEPT] = information.from_axes(along) * root
             self._shift(found, residual)
@@ -536,9 +533,10 @@ class Equations:
                 found[term.label] += shift
                 found[INTERCEPT] -= shift
 
-    def _cells(self, by_fold: bool) -> tf.Tensor:
+    def _count_cells(self, by_fold: bool) -> tf.Tensor:
         """Numbers of cells, at least 1, of every feature, `(folds, 1, 1, p)` or `(1, 1, p)`."""
-        total = self.zeros(by_fold)[INTERCEPT]
+        folds = (design.NUM_FOLDS,) if by_fold else ()
+        total = tf.zeros((*folds, 1, 1, self.effects[0].num_features))
         for rows in self.chunks:
             fold = rows.fold if by_fold else None
             cells = tf.ones((tf.shape(rows.fold)[0], total.shape[-1]))
