@@ -92,6 +92,7 @@ def converted(exports: dict[str, Path]) -> dict[str, Path]:
     return exports
 
 
+@pytest.mark.slow
 @each_kind
 def test_onnxruntime(kind, models, converted):
     """Converted by tf2onnx, strings and integer keys alike."""

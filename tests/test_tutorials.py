@@ -30,8 +30,8 @@ EXPECTED = {
     "your_own_encoder_and_term",
 }
 
-# They fit several models to compare them, which takes a quarter of a minute each.
-LONG = {"many_categories", "repeated_measures", "several_structures"}
+# All but the first page: they fit and publish several models, a quarter of a minute each.
+LONG = EXPECTED - {"quickstart"}
 
 each_tutorial = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 
