@@ -8,7 +8,7 @@ import pandas as pd
 import tensorflow as tf
 
 from keras_lmmvae.effects.combined_keys import with_combined_keys
-from keras_lmmvae.effects.random_effect import RandomEffect
+from keras_lmmvae.effects.random_effect import FEATURES, RandomEffect
 from keras_lmmvae.validation import (
     as_features,
     as_float_column,
@@ -18,9 +18,6 @@ from keras_lmmvae.validation import (
 )
 
 __all__ = ["FEATURES", "Columns", "check_has_end"]
-
-FEATURES = "x"
-"""Name of the features among the columns."""
 
 
 class Columns:

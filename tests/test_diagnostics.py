@@ -84,7 +84,7 @@ class TestHealthy:
         assert names(alone) == names(both) == set()
         assert alone.is_healthy
         assert bool(alone)
-        assert str(both) == "10 checks: no warnings, no notes."
+        assert str(both) == "11 checks: no warnings, no notes."
         assert set(alone.skipped) == {"error_above_expected", "unseen_levels"}
         assert "Not checked: unseen_levels, no `held_out` rows" in str(alone)
         assert both.to_frame().empty
@@ -269,6 +269,29 @@ class TestSick:
         assert f"{side} bound" in finding.message
         assert finding.numbers["standardised"] == pytest.approx(scale)
         assert "length_scale_bound" not in names(found(length_scale=1.0))
+
+    def test_inducing_points(self):
+        """A rough surface on 20 points: most of what is called noise lies between them."""
+        rng = np.random.default_rng(5)
+        places = rng.uniform(size=(400, 2))
+        distance = np.linalg.norm(places[:, None] - places, axis=-1)
+        root = np.linalg.cholesky(np.exp(-distance / 0.3))
+        data = {"x": root @ rng.normal(size=(400, 6)) + 0.3 * rng.normal(size=(400, 6))}
+        data |= {"east": places[:, 0], "north": places[:, 1]}
+
+        def found(num_inducing: int) -> Diagnosis:
+            terms = f"gp(east, north, kernel=matern12, num_inducing={num_inducing})"
+            model = small_model(lmm.random_effects_from_formula(terms))
+            model.adapt(data)
+            model.compile()
+            model.fit(data, epochs=0, verbose=0)
+            return lmm.diagnose(model, data)
+
+        with pytest.warns(lmm.LMMVAEWarning, match="20 inducing points of 'east_north' leave"):
+            finding = only(found(20), "inducing_points")
+        assert finding.severity == "warning"
+        assert finding.numbers["over_noise"] > 0.5
+        assert "inducing_points" not in names(found(400))
 
     def test_nearly_constant(self, model, data):
         """Five cells of 800 that differ: a note; eighty: none."""

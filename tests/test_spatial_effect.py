@@ -231,6 +231,79 @@ class TestInducingPoints:
         term = adapted(points, num_inducing=32, kernel="matern12", length_scale=1.0)
         assert (basis_of(term, points) ** 2).sum(axis=1).max() <= 1.0 + 1e-4
 
+    def places_and_surface(self, kernel: str, length_scale: float) -> tuple[np.ndarray, np.ndarray]:
+        """600 places, and 12 features with that surface and noise of variance 0.1."""
+        rng, points = np.random.default_rng(7), places(600)
+        root = np.linalg.cholesky(
+            kernel_matrix(kernel, length_scale, points, points) + 1e-8 * np.eye(600)
+        )
+        return points, root @ rng.normal(size=(600, 12)) + 0.3 * rng.normal(size=(600, 12))
+
+    @pytest.mark.parametrize(("length_scale", "number"), [(6.0, 64), (1.5, 256)])
+    def test_as_many_points_as_the_length_scale_needs(self, length_scale, number):
+        """It is the smallest that leaves 5 % of the noise variance between the points."""
+        points, values = self.places_and_surface("matern52", length_scale)
+        term = SpatialEffect(COLUMNS, kernel="matern52")
+        columns = {**normalised(term, columns_of(points)), "x": values}
+        for chosen in np.array_split(np.arange(600), 4):
+            term.update_state({name: column[chosen] for name, column in columns.items()})
+        term.finalize_state()
+        term.build_basis(is_amortized=False)
+        assert term.basis_size == number
+        assert term.fitted_length_scale == pytest.approx(length_scale, rel=0.3)
+        fewer = {"num_inducing": number // 2, "length_scale": term.fitted_length_scale}
+        half = adapted(points, kernel="matern52", **fewer)
+        over_noise = [
+            (1.0 - np.square(basis_of(one, points)).sum(axis=1).mean()) / 0.09
+            for one in (term, half)
+        ]
+        assert over_noise[0] < 0.06
+        assert over_noise[1] > 0.04 or number == 64
+
+    def test_up_to_256_places_are_all_points(self):
+        """Then nothing is searched for, and the process is exact."""
+        term = adapted(places(256), length_scale=9.0)
+        assert term.basis_size == 256
+
+    def test_a_given_length_scale_decides(self):
+        """A length scale that is given stays, and decides how many points there are."""
+        points, values = self.places_and_surface("rbf", 3.0)
+        sizes = []
+        for length_scale in (6.0, 1.2, 0.3):
+            term = SpatialEffect(COLUMNS, length_scale=length_scale)
+            term.update_state({**normalised(term, columns_of(points)), "x": values})
+            term.finalize_state()
+            sizes.append(term.basis_size)
+        assert sizes == [64, 128, 600]
+
+    def test_without_a_surface_there_are_few(self):
+        """Features that are noise alone do not ask for points."""
+        points = places(600)
+        term = SpatialEffect(COLUMNS, kernel="matern12", length_scale=0.3)
+        noise = np.random.default_rng(3).normal(size=(600, 6))
+        term.update_state({**normalised(term, columns_of(points)), "x": noise})
+        term.finalize_state()
+        assert term.basis_size == 64
+
+    def test_without_features_the_ratio_is_1(self):
+        """A term that is adapted by itself sees no features."""
+        points = places(600)
+        term = SpatialEffect(COLUMNS, length_scale=0.8)
+        columns = normalised(term, columns_of(points))
+        columns.pop("x", None)
+        term.update_state(columns)
+        term.finalize_state()
+        assert term.basis_size == 128
+
+    def test_missing_cells_and_places(self):
+        """Cells and places that are not known do not take part in the search."""
+        points, values = self.places_and_surface("rbf", 6.0)
+        values[::3, 1], points[5] = np.nan, np.nan
+        term = SpatialEffect(COLUMNS)
+        term.update_state({**normalised(term, columns_of(points)), "x": values})
+        term.finalize_state()
+        assert term.basis_size == 64
+
     def test_the_seed_fixes_the_points(self):
         """Equal seeds choose the same points; another seed chooses others."""
         names = [adapted(places(100), num_inducing=9, seed=s).level_names() for s in (0, 0, 1)]

@@ -17,6 +17,7 @@ __all__ = [
     "check_held_out_error",
     "check_latent_collapse",
     "check_latent_groups",
+    "check_inducing_points",
     "check_length_scales",
     "check_nearly_constant",
     "check_noise_floor",
@@ -73,6 +74,9 @@ float32, and for a running mean that only comes near the floor."""
 
 LENGTH_SCALE_MARGIN = 1.1
 """Factor on the bounds of the search. The last step is 3% wide and ends within the bounds."""
+
+BETWEEN_POINTS = 0.2
+"""Variance of a surface between its inducing points, over the noise variance, which holds it."""
 
 CONSTANT_CELLS = 0.99
 """Share of a feature's cells that hold one value. All its variance is then that of 1% of the
@@ -181,6 +185,29 @@ def check_length_scales(model: FittedModel) -> Iterator[Finding]:
             f"The length scale of '{term.label}' is at the {side} bound of its search, "
             f"{length_scale:.4g}. {meaning}.",
             remedy,
+        )
+
+
+def check_inducing_points(model: FittedModel) -> Iterator[Finding]:
+    """Surfaces that are too rough for their inducing points."""
+    noise = float(keras.ops.convert_to_numpy(model.noise_variance).sum())
+    for term, effects in model.mixed_model.pairs():
+        if effects.is_amortized or term.has_levels or _is_absent(_prior_share(effects)):
+            continue
+        left = 1.0 - effects.mean_prior_share()
+        total = float(keras.ops.convert_to_numpy(effects.effect_variance).sum())
+        if left * total <= BETWEEN_POINTS * noise:
+            continue
+        yield Finding(
+            "inducing_points",
+            "warning",
+            f"term '{term.label}'",
+            {"points": float(term.basis_size), "left": left, "over_noise": left * total / noise},
+            f"The {term.basis_size} inducing points of '{term.label}' leave {left:.0%} of the "
+            "variance of its surface between them. That variance counts as noise, of which it is "
+            f"{min(left * total / noise, 1.0):.0%}.",
+            "Give more points (`num_inducing`, each row costs its square), a smoother kernel, or "
+            "a RandomIntercept of the place beside it.",
         )
 
 

@@ -27,6 +27,7 @@ def diagnose(model: FittedModel, data: Any, held_out: Any = None, seed: int = 0)
     | singleton_levels | a term most of whose levels have one row | |
     | noise_floor | features that are explained fully | a learned noise variance |
     | length_scale_bound | a surface that is flat, or noise | |
+    | inducing_points | a surface too rough for its inducing points | |
     | nearly_constant | features with one value in nearly all cells | |
 
     It passes over the rows three times at most. The thresholds, with their reasons, are in
@@ -106,6 +107,7 @@ def _findings_without_data(model: FittedModel) -> dict[str, Iterator[Finding]]:
         "singleton_levels": checks.check_singletons(model),
         "noise_floor": checks.check_noise_floor(model),
         "length_scale_bound": checks.check_length_scales(model),
+        "inducing_points": checks.check_inducing_points(model),
     }
 
 

@@ -16,10 +16,13 @@ from keras_lmmvae.layers.random_effects_aggregator import RandomEffectsAggregato
 from keras_lmmvae.layers.state_layer import StateLayer
 from keras_lmmvae.validation import received
 
-__all__ = ["Encoded", "RandomEffect", "term_classes"]
+__all__ = ["FEATURES", "Encoded", "RandomEffect", "term_classes"]
 
-# The features' column, and the mark of encoded rows.
-_RESERVED = ("x", "_effects")
+FEATURES = "x"
+"""The column of the features."""
+
+# What no column of a term may be called; the second marks encoded rows.
+_RESERVED = (FEATURES, "_effects")
 
 Encoded = dict[str, tf.Tensor]
 """One term's view of the rows: "codes" `(b,)` int32 and, if it has any, "inputs" `(b, c)`."""
@@ -108,7 +111,7 @@ class RandomEffect(StateLayer):
         return {}
 
     def update_state(self, columns: dict[str, np.ndarray]) -> None:
-        """Takes in some rows during `adapt`."""
+        """Takes in some rows during `adapt`: the term's columns, and the features under "x"."""
         raise NotImplementedError(f"{type(self).__name__} must write `update_state`.")
 
     def finalize_state(self) -> None:

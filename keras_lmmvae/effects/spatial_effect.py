@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -11,8 +12,9 @@ import tensorflow as tf
 from sklearn.cluster import MiniBatchKMeans
 
 from keras_lmmvae import design
-from keras_lmmvae.effects.length_scale import fit_length_scale
-from keras_lmmvae.effects.random_effect import Encoded, RandomEffect
+from keras_lmmvae.effects.length_scale import ProcessLikelihood
+from keras_lmmvae.effects.random_effect import FEATURES, Encoded, RandomEffect
+from keras_lmmvae.effects.row_sample import RowSample
 from keras_lmmvae.effects.scaling import (
     ColumnScaling,
     check_degrees,
@@ -32,10 +34,16 @@ one, and a surface with the upper one is flat over the map."""
 _INITIAL_LENGTH_SCALE = 0.5
 # The paper's length scale in the units of the coordinates; the amortized posterior uses it.
 _PUBLISHED_LENGTH_SCALE = 1.0
-# The length-scale search reads at most so many rows, and the inducing points are chosen from at
-# most so many distinct places.
-_MAX_SEARCH_ROWS = 20_000
+# The search for a length scale that decides how many inducing points there are reads at most so
+# many rows and features, and the points are chosen from at most so many distinct places.
+_SEARCH_ROWS, _SEARCH_FEATURES = 10_000, 32
 _MAX_PLACES = 100_000
+# Up to so many distinct places are inducing points, all of them.
+_ALL_PLACES = 256
+# Otherwise there is the smallest of these numbers with which the variance of the surface between
+# the points is at most this share of the noise variance. It is measured at so many places.
+_NUMBERS_OF_POINTS = (64, 128, 256, 512, 1_000)
+_MOST_MISSING, _TEST_PLACES = 0.05, 2_000
 
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
@@ -49,18 +57,23 @@ class SpatialEffect(RandomEffect):
     variance of the surface for a sum of kernels, too.
 
     The process is written as `phi(s) @ coefficients` with Karhunen-Loeve features `phi` of the
-    kernel on inducing points. This is exact if every distinct location is an inducing point (up to
-    `num_inducing` locations). Otherwise it is a projection of the process. The effect at new
-    coordinates is the prediction of the process there. Each row costs O(num_inducing**2).
+    kernel on inducing points. This is exact if every distinct location is an inducing point.
+    Otherwise it is a projection of the process. The effect at new coordinates is the prediction of
+    the process there. Each row costs O(num_inducing**2).
+
+    A rough surface needs more points than a smooth one. By default up to 256 distinct locations
+    are all inducing points. For more there are as many points as it takes, up to 1,000, until the
+    variance of the surface between them is no more than 5 % of the noise variance. A fit
+    warns where that limit leaves more.
 
     Args:
         columns: Names of the coordinate columns; (longitude, latitude) for "haversine".
         kernel: "rbf", "matern12", "matern32" or "matern52"; or a `kernels.Kernel`, such as the
             sum of two.
         length_scale: Positive float in the units of the coordinates ("haversine": kilometres).
-            `None`: it is learned by maximum marginal likelihood.
+            `None`: it is learned by maximum likelihood, before and after the networks.
         metric: "euclidean", or "haversine" for degrees on the globe.
-        num_inducing: Positive int, most inducing points.
+        num_inducing: Positive int, most inducing points. `None`: chosen by `adapt`.
         name: Optional string, the term's name. Defaults to the joined columns.
         seed: Int that fixes the choice of the inducing points.
 
@@ -86,7 +99,7 @@ class SpatialEffect(RandomEffect):
         kernel: Kernel | str = "rbf",
         length_scale: float | None = None,
         metric: str = "euclidean",
-        num_inducing: int = 256,
+        num_inducing: int | None = None,
         name: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -97,7 +110,8 @@ class SpatialEffect(RandomEffect):
             )
         as_kernel(kernel)
         check_metric(metric, columns)
-        check_positive("num_inducing", num_inducing, integer=True, minimum=1)
+        if num_inducing is not None:
+            check_positive("num_inducing", num_inducing, integer=True, minimum=1)
         if length_scale is not None:
             check_positive("length_scale", length_scale)
         check_positive("seed", seed, integer=True)
@@ -109,8 +123,10 @@ class SpatialEffect(RandomEffect):
         self.seed = seed
         axes = ("_x", "_y", "_z") if metric == "haversine" else self.columns
         self.scaling = ColumnScaling(axes, is_common=True)
-        self._places = np.zeros((0, len(axes)))
         self._initial_points: np.ndarray | None = None
+        self._initial_length_scale = _INITIAL_LENGTH_SCALE
+        self._places = np.zeros((0, len(axes)))
+        self._sample = RowSample(_SEARCH_ROWS, seed)
 
     @property
     def map_columns(self) -> tuple[str, str] | None:
@@ -135,6 +151,12 @@ class SpatialEffect(RandomEffect):
             rng = np.random.default_rng(self.seed)
             places = places[np.sort(rng.choice(len(places), _MAX_PLACES, replace=False))]
         self._places = places
+        if self.num_inducing is None and FEATURES in columns:
+            x = np.asarray(columns[FEATURES])
+            some = np.unique(np.linspace(0, x.shape[1] - 1, _SEARCH_FEATURES).astype(int))
+            at = np.stack(list(positions.values()), axis=1)
+            is_known = np.isfinite(at).all(axis=1)
+            self._sample.update(at[is_known], x[is_known][:, some].astype(np.float64))
 
     def finalize_state(self) -> None:
         """Chooses the inducing points; raises a ValueError without two distinct places."""
@@ -146,19 +168,67 @@ class SpatialEffect(RandomEffect):
                 f"The coordinates {list(self.columns)} must be known at two distinct places at "
                 "least. " + received(places=min(len(places), 1))
             ) from error
-        scaled = (places - self.scaling.center) / np.array(self.scaling.spread)
-        if len(scaled) > self.num_inducing:
-            clusters = MiniBatchKMeans(
-                self.num_inducing, random_state=self.seed, n_init=1, batch_size=4096
+        points = self._inducing_points(self._standardised(places))
+        self._initial_points = points.astype(np.float32)
+        self.num_levels, self.basis_size = 1, len(points)
+        self._forget_rows()
+
+    def _standardised(self, positions: np.ndarray) -> np.ndarray:
+        scaled = (positions - self.scaling.center) / np.array(self.scaling.spread)
+        return np.asarray(scaled)
+
+    def _inducing_points(self, places: np.ndarray) -> np.ndarray:
+        """Places that stand for all of them: as many as given, or as the length scale needs."""
+        if self.length_scale is not None:
+            self._initial_length_scale = self.length_scale / self.scaling.spread[0]
+        if len(places) <= (self.num_inducing or _ALL_PLACES):
+            return places
+        if self.num_inducing is not None:
+            return self._centres(places, self.num_inducing)
+        kernel, length_scale, signal_to_noise = as_kernel(self.kernel), *self._first_look()
+        rng = np.random.default_rng(self.seed)
+        some = places[rng.permutation(len(places))[:_TEST_PLACES]]
+        for number in _NUMBERS_OF_POINTS:
+            points = self._centres(places, min(number, len(places)))
+            features = KernelBasis.of(kernel, points, length_scale).features(
+                tf.constant(some, tf.float32)
             )
-            scaled = clusters.fit(scaled).cluster_centers_
-        self._initial_points = scaled.astype(np.float32)
-        self.num_levels, self.basis_size = 1, len(scaled)
+            missing = float(tf.reduce_mean(KernelBasis.missing(features)))
+            if missing * signal_to_noise <= _MOST_MISSING:
+                break
+        return points
+
+    def _centres(self, places: np.ndarray, number: int) -> np.ndarray:
+        """Centres of clusters of places."""
+        if number == len(places):
+            return places
+        clusters = MiniBatchKMeans(number, random_state=self.seed, n_init=1, batch_size=4096)
+        return np.asarray(clusters.fit(places).cluster_centers_)
+
+    def _first_look(self) -> tuple[float, float]:
+        """Length scale and signal-to-noise ratio that the features have before any fit.
+
+        Without features they are what a fit would start from.
+        """
+        if not self._sample.rows():
+            return self._initial_length_scale, 1.0
+        positions, x = self._sample.rows()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a feature without cells here
+            x = np.nan_to_num(x - np.nanmean(x, axis=0))
+        places = self._standardised(positions)
+        likelihood = ProcessLikelihood(as_kernel(self.kernel), places, x, self.seed)
+        if self.length_scale is None:
+            self._initial_length_scale = likelihood.best_length_scale(LENGTH_SCALE_BOUNDS)
+        return self._initial_length_scale, likelihood.signal_to_noise(self._initial_length_scale)
+
+    def _forget_rows(self) -> None:
         self._places = self._places[:0]
+        self._sample = RowSample(_SEARCH_ROWS, self.seed)
 
     def reset_state(self) -> None:
         self.scaling.reset_state()
-        self._places = self._places[:0]
+        self._forget_rows()
 
     def build_basis(self, is_amortized: bool) -> None:
         size, width = self.basis_size, len(self.scaling.columns)
@@ -174,7 +244,7 @@ class SpatialEffect(RandomEffect):
             if fixed is None and is_amortized:
                 fixed = _PUBLISHED_LENGTH_SCALE
             self.set_scaled_length_scale(
-                _INITIAL_LENGTH_SCALE if fixed is None else fixed / self.scaling.spread[0]
+                self._initial_length_scale if fixed is None else fixed / self.scaling.spread[0]
             )
 
     def set_scaled_length_scale(self, length_scale: float) -> None:
@@ -223,19 +293,9 @@ class SpatialEffect(RandomEffect):
         return self.length_scale is None
 
     def fit_basis(self, inputs: np.ndarray, residual: np.ndarray) -> None:
-        """Learns the length scale by maximum marginal likelihood."""
-        if len(inputs) > _MAX_SEARCH_ROWS:
-            rng = np.random.default_rng(self.seed)
-            chosen = rng.choice(len(inputs), _MAX_SEARCH_ROWS, replace=False)
-            inputs, residual = inputs[chosen], residual[chosen]
-        kernel, points = as_kernel(self.kernel), keras.ops.convert_to_numpy(self.inducing_points)
-
-        def basis_of(rows: tf.Tensor, length_scale: float) -> tf.Tensor:
-            return KernelBasis.of(kernel, points, length_scale).features(rows)
-
-        self.set_scaled_length_scale(
-            fit_length_scale(basis_of, inputs, residual, LENGTH_SCALE_BOUNDS)
-        )
+        """Learns the length scale by maximum likelihood."""
+        likelihood = ProcessLikelihood(as_kernel(self.kernel), inputs, residual, self.seed)
+        self.set_scaled_length_scale(likelihood.best_length_scale(LENGTH_SCALE_BOUNDS))
 
     def fit_limits(self) -> tuple[float, float, float] | None:
         if not self.has_learned_basis or self.is_amortized:

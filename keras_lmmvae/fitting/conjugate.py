@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lmmvae.effects.row_sample import RowSample
 from keras_lmmvae.fitting.effects_fit import EffectsFit, TrainingEffects
 from keras_lmmvae.inference import Inference
 from keras_lmmvae.latent_prior import LatentPrior
@@ -29,8 +30,8 @@ _UPDATE_ROUNDS = 3
 # Steps track the solution. After these epochs with effects it is made exact, and the variances are
 # estimated anew.
 _REFRESH_EPOCHS = frozenset(4**power for power in range(12))
-# The search for a length scale looks at this many rows at most.
-_PRIOR_ROWS = 20_000
+# The search for a length scale looks at this many rows at most, chosen at random.
+_BASIS_ROWS = 20_000
 
 Values = Callable[[Rows], tf.Tensor]
 
@@ -142,6 +143,8 @@ class ConjugateFit(EffectsFit):
             return
         if not self._has_effects:
             self._start_effects(lambda rows: self.infer(rows).residual)
+        elif self._has_bases and self._has_networks:
+            self._learn_bases_again()
         self._solve_and_estimate(seed=1000)
         for _ in range(_FINAL_ROUNDS):
             self._solve(by_fold=True)
@@ -181,6 +184,23 @@ class ConjugateFit(EffectsFit):
         )
         self._solve(by_fold=True)
 
+    def _learn_bases_again(self) -> None:
+        """Length scales of what the networks leave, the latent a part of the noise."""
+        self.latent_prior.fit(self.rows, lambda rows: self.infer(rows).latent)
+        self._fit_bases(lambda rows: self.infer(rows).targets(self.latent_prior).values)
+        self.equations = self._equations()
+        self._solve(by_fold=True)
+
+    @property
+    def _has_bases(self) -> bool:
+        """Whether a term has a length scale, or the like, to learn."""
+        return any(term.has_learned_basis for term in self.mixed_model.terms)
+
+    @property
+    def _has_networks(self) -> bool:
+        """Whether this is more than a linear mixed model."""
+        return bool(keras.ops.convert_to_numpy(self.networks.in_use)[0])
+
     @property
     def _has_effects(self) -> bool:
         """Whether the effects take part: not before `latent_epochs` are over."""
@@ -198,15 +218,13 @@ class ConjugateFit(EffectsFit):
         """Fits variances and effects to `values = intercept + Z B + e`, from equal shares on."""
         total = self.rows.cell_mean(lambda rows: tf.square(values_of(rows)))
         share = total / (len(self.mixed_model.terms) + 1.0)
-        has_bases = any(term.has_learned_basis for term in self.mixed_model.terms)
         self.likelihood.assign(share.numpy())
         for effects in self.mixed_model.effects:
             effects.prior.assign(share.numpy())
         # What networks leave will have other variances. Without networks these are final.
-        is_final = not bool(keras.ops.convert_to_numpy(self.networks.in_use)[0])
-        tolerance = _FINAL_TOLERANCE if is_final else _START_TOLERANCE
+        tolerance = _START_TOLERANCE if self._has_networks else _FINAL_TOLERANCE
         # The basis of a term is found on the values less the other terms.
-        for number in range(_BASIS_ROUNDS if has_bases else 1):
+        for number in range(_BASIS_ROUNDS if self._has_bases else 1):
             self._fit_bases(values_of)
             self.equations = self._equations()
             noise = self.mixed_model.fit_variances(
@@ -233,19 +251,20 @@ class ConjugateFit(EffectsFit):
         for term, effects in self.mixed_model.pairs():
             if not term.has_learned_basis:
                 continue
-            inputs, residual, seen = [], [], 0
+            sample = RowSample(_BASIS_ROWS, seed=0)
             for batch in self.rows:
                 encoded = batch[EFFECTS][term.label]
                 parts = self.mixed_model.own_fold_parts(self.mixed_model.own_fold(batch))
                 others = total_of(parts, batch) - parts[term.label]
-                known = encoded["codes"] >= 0
-                inputs.append(tf.boolean_mask(encoded["inputs"], known))
-                residual.append(tf.boolean_mask(values_of(batch) - others, known))
-                seen += int(inputs[-1].shape[0])
-                if seen >= _PRIOR_ROWS:
-                    break
-            term.fit_basis(tf.concat(inputs, 0).numpy(), tf.concat(residual, 0).numpy())
-            effects.folds.effects.assign(tf.zeros_like(effects.folds.effects))
+                known = encoded["codes"].numpy() >= 0
+                values = values_of(batch) - others
+                sample.update(encoded["inputs"].numpy()[known], values.numpy()[known])
+            before = term.user_basis()
+            term.fit_basis(*sample.rows())
+            # The same effects in terms of the new basis, as near as can be.
+            moved, *_ = np.linalg.lstsq(term.user_basis(), before)
+            table = effects.folds.effects
+            table.assign(tf.einsum("ij,alj...->ali...", tf.cast(moved, tf.float32), table.value))
 
     def _scale_networks(self) -> None:
         """Lets the networks work on residuals of unit variance, however large the effects are."""
