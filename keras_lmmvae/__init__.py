@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from keras_lmmvae.diagnostics.finding import LMMVAEWarning
     from keras_lmmvae.effects import RandomIntercept, RandomSlopes, SpatialEffect
     from keras_lmmvae.formula import random_effects_from_formula
+    from keras_lmmvae.inspection.likelihood_ratio import likelihood_ratio_test
     from keras_lmmvae.lmmvae import LMMVAE
     from keras_lmmvae.transformer import LMMVAETransformer
 
@@ -46,6 +47,7 @@ __all__ = [
     "diagnose",
     "from_dataframe",
     "layers",
+    "likelihood_ratio_test",
     "metrics",
     "plots",
     "random_effects_from_formula",
@@ -62,6 +64,7 @@ _MODULES = {
     "SpatialEffect": "effects",
     "diagnose": "diagnostics",
     "from_dataframe": "data_frame",
+    "likelihood_ratio_test": "inspection",
     "random_effects_from_formula": "formula",
 }
 

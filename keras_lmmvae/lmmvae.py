@@ -41,6 +41,7 @@ from keras_lmmvae.rows import (
     take_rows,
     with_bases,
     with_folds,
+    with_weights,
 )
 from keras_lmmvae.validation import check_positive, received
 from keras_lmmvae.version import __version__, check_saved_version
@@ -632,7 +633,8 @@ class LMMVAE(keras.Model):
             x = intercept + Z B + e
 
         with REML's variances, the intercept of generalised least squares and the BLUPs of the
-        effects, as lme4 gives them feature by feature.
+        effects, as lme4 gives them feature by feature. Its likelihood, AIC and BIC are in
+        `information_criteria`.
 
         Args:
             x: Dict of arrays of `n` rows, or a batched `tf.data.Dataset` of such dicts, which
@@ -735,13 +737,8 @@ class LMMVAE(keras.Model):
     def _training_rows(
         self, x: Any, sample_weight: Any, batch_size: int | None, steps: int | None
     ) -> Any:
-        rows = self.encode_data(x)
+        rows = with_weights(self.encode_data(x), sample_weight)
         if isinstance(rows, tf.data.Dataset):
-            if sample_weight is not None:
-                raise ValueError(
-                    "`sample_weight` goes with arrays, not with a dataset. "
-                    + received(sample_weight=type(sample_weight))
-                )
             if steps is None and rows.cardinality() == tf.data.INFINITE_CARDINALITY:
                 raise ValueError(
                     "A dataset without end needs `steps_per_epoch`. "
@@ -753,7 +750,7 @@ class LMMVAE(keras.Model):
                 "There are fewer rows than `batch_size`, so that not one batch is full. "
                 + received(rows=num_rows(rows), batch_size=batch_size or 32)
             )
-        return with_folds(_with_weights(rows, sample_weight))
+        return with_folds(rows)
 
     def _without_calibration_rows(self, rows: Any, share: float) -> tuple[Rows, Rows]:
         """Training rows, and those that are held out of the whole fit, at random."""
@@ -780,17 +777,15 @@ class LMMVAE(keras.Model):
             return None
         data, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         _check_no_target(y)
-        rows = self.encode_data(data)
-        if isinstance(rows, tf.data.Dataset):
-            return rows
-        return (_with_weights(rows, sample_weight),)
+        rows = with_weights(self.encode_data(data), sample_weight)
+        return rows if isinstance(rows, tf.data.Dataset) else (rows,)
 
     def evaluate(self, x: Any, y: None = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Loss, its parts and mean squared error on new rows; arguments as in Keras."""
         if not is_encoded(x) and not kwargs.get("_use_cached_eval_dataset"):
             self.require_fitted()
             _check_no_target(y)
-            x = _with_weights(self.encode_data(x), sample_weight)
+            x = with_weights(self.encode_data(x), sample_weight)
         return super().evaluate(x, **kwargs)
 
     def predict(self, x: Any, batch_size: int | None = None, **kwargs: Any) -> np.ndarray:
@@ -990,6 +985,69 @@ class LMMVAE(keras.Model):
             - Searle, Casella & McCulloch (1992), Variance components, section 3.5.
         """
         return inspection.variance_intervals(self, level)
+
+    def information_criteria(
+        self, data: Any, method: str = "reml", sample_weight: Any = None
+    ) -> pd.DataFrame:
+        """Log likelihood, AIC and BIC of the linear mixed model that `fit(epochs=0)` makes.
+
+            V = noise_variance * I + sum{ Z_k @ prior covariance_k @ Z_k' : k=1...K }
+            r = x[:, f] - intercept
+            ML:   -1/2 (n log(2 pi) + log|V| + r' inv(V) r)
+            REML: -1/2 ((n - 1) log(2 pi) + log|V| + r' inv(V) r + log(1' inv(V) 1))
+
+        for every feature, the effects integrated out. The constant of REML is that of lme4 and
+        statsmodels, so that values compare with theirs. Models with the same rows and features
+        compare with each other: the lower AIC or BIC is better. `likelihood_ratio_test` tests
+        further terms.
+
+        The parameters of a feature are its intercept, its noise variance unless that is given, and
+        one variance a term. "(all)" has those of all features and the parameters that they
+        share: the free entries of every learned `Psi`, `m (m + 1) / 2 - 1` each, and learned
+        length scales. BIC multiplies a feature's parameters by `log(n)`, with `n` its observed
+        cells, and shared ones by the logarithm of all observed cells.
+
+        A sparse matrix over all effects, terms by levels by coefficients, is factorised for each
+        feature in float64. With one grouping factor this is linear in the levels. Levels that are
+        crossed fill it in, at worst cubic in their number; a surface's block is dense, with
+        memory of `n * num_inducing` numbers for its rows.
+
+        Args:
+            data: The training rows, dict of arrays or a batched dataset of dicts.
+            method: "reml"; or "ml", the full likelihood, which is evaluated at REML's estimates and
+                not at its own maximum. `logLik(fit, REML=FALSE)` of lme4 and nlme does so after
+                it has multiplied the variances by `(n - 1) / n`, which adds about `1 / (4 n)`.
+            sample_weight: Optional array `(n,)`, the row weights of the fit: a row of weight 2
+                counts as two rows, also in `n`.
+
+        Returns:
+            A DataFrame, features and "(all)" x ("log_likelihood", "parameters", "aic", "bic"),
+            in nats, for densities in the features' units.
+
+        Raises:
+            ValueError: If the model is not fitted, its networks are in use, its posterior is
+                amortized, `effects_kl_weight` is not 1, `method` is unknown, rows have levels
+                that are not those of the training rows, or on bad data.
+
+        Example:
+            >>> import numpy as np
+            >>> import keras_lmmvae as lmm
+            >>> rng = np.random.default_rng(0)
+            >>> data = {"store": rng.integers(0, 20, size=200)}
+            >>> data["x"] = rng.normal(size=(20, 2))[data["store"]] + rng.normal(size=(200, 2))
+            >>> model = lmm.LMMVAE(1, "(1 | store)", hidden_units=(8,), seed=0)
+            >>> model.adapt(data)
+            >>> model.compile()
+            >>> history = model.fit(data, epochs=0)
+            >>> model.information_criteria(data)["parameters"].to_dict()
+            {0: 3, 1: 3, '(all)': 6}
+
+        References:
+            - Harville, D. A. (1977), Maximum likelihood approaches to variance component
+              estimation.
+            - Bates et al. (2015), Fitting linear mixed-effects models using lme4, section 3.
+        """
+        return inspection.information_criteria(self, data, method, sample_weight)
 
     def variance_partition(self, data: Any = None, *, num_samples: int = 10_000) -> pd.DataFrame:
         """Shares of every feature's variance: of the latent part, of each term, of the noise.
@@ -1243,18 +1301,6 @@ def _check_no_target(y: Any) -> None:
         raise ValueError(
             "`y` must be None: the features are their own target. " + received(y=type(y))
         )
-
-
-def _with_weights(rows: Rows, sample_weight: Any) -> Rows:
-    if sample_weight is None:
-        return rows
-    weight = np.asarray(sample_weight, np.float32)
-    if weight.shape != (num_rows(rows),) or not np.isfinite(weight).all() or weight.min() < 0:
-        raise ValueError(
-            f"`sample_weight` must be {num_rows(rows)} finite non-negative numbers, one a row. "
-            + received(sample_weight=weight)
-        )
-    return {**rows, "weight": tf.constant(weight)}
 
 
 def _split(rows: Any, share: float) -> tuple[Rows, tuple[Rows]]:

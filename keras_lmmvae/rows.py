@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras_lmmvae.columns import FEATURES, check_has_end
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.effects.scaling import finite_or_zero
+from keras_lmmvae.validation import received
 
 __all__ = [
     "EFFECTS",
@@ -32,6 +33,7 @@ __all__ = [
     "take_rows",
     "with_bases",
     "with_folds",
+    "with_weights",
 ]
 
 EFFECTS = "_effects"
@@ -99,6 +101,29 @@ def with_folds(rows: Any, is_read_whole: bool = True) -> Any:
     size = rows.cardinality()  # `scan` forgets it, and Keras' loop wants to know it
     found = rows.scan(tf.constant(0, tf.int64), numbered)
     return found.apply(tf.data.experimental.assert_cardinality(size)) if size >= 0 else found
+
+
+def with_weights(rows: Any, sample_weight: Any) -> Any:
+    """Encoded rows with their weights, `(n,)`; `None`: as they are.
+
+    Raises:
+        ValueError: If the weights are not one finite non-negative number a row, or the rows are a
+            dataset.
+    """
+    if sample_weight is None:
+        return rows
+    if isinstance(rows, tf.data.Dataset):
+        raise ValueError(
+            "`sample_weight` goes with arrays, not with a dataset. "
+            + received(sample_weight=type(sample_weight))
+        )
+    weight = np.asarray(sample_weight, np.float32)
+    if weight.shape != (num_rows(rows),) or not np.isfinite(weight).all() or weight.min() < 0:
+        raise ValueError(
+            f"`sample_weight` must be {num_rows(rows)} finite non-negative numbers, one a row. "
+            + received(sample_weight=weight)
+        )
+    return {**rows, "weight": tf.constant(weight)}
 
 
 def _keeps_its_order(dataset: tf.data.Dataset) -> bool:
@@ -213,8 +238,8 @@ class Pass:
             sums = part if sums is None else tf.nest.map_structure(tf.add, sums, part)
         return sums
 
-    def cell_mean(self, function: Callable[[Rows], tf.Tensor]) -> tf.Tensor:
-        """Weighted mean over the observed cells of every feature, `(p,)`."""
+    def cell_sums(self, function: Callable[[Rows], tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Weighted sum over the observed cells of every feature, and their number, `(p,)` each."""
 
         def sums(batch: Rows) -> tuple[tf.Tensor, tf.Tensor]:
             values, weights = function(batch), cell_weights(batch)
@@ -222,6 +247,11 @@ class Pass:
             return tf.reduce_sum(weights * values, axis=0), tf.reduce_sum(weights, axis=0)
 
         total, cells = self.total(sums)
+        return total, cells
+
+    def cell_mean(self, function: Callable[[Rows], tf.Tensor]) -> tf.Tensor:
+        """Weighted mean over the observed cells of every feature, `(p,)`."""
+        total, cells = self.cell_sums(function)
         return total / tf.maximum(cells, 1e-6)
 
     def collect(self, function: Callable[[Rows], tuple[tf.Tensor, ...]]) -> list[np.ndarray]:

@@ -315,3 +315,18 @@ class TestNoEpochs:
         np.testing.assert_array_equal(population, model.reconstruct(data, include_effects=False))
         again.fit(data, epochs=1, batch_size=100, verbose=0)
         assert again.reconstruct(data, include_effects=False).std(axis=0).min() > 1e-3
+
+    def test_without_terms(self):
+        """Mean and unbiased variance of the observed cells; a row of weight 2 counts twice."""
+        rng = np.random.default_rng(0)
+        x, weights = 7.0 + 3.0 * rng.normal(size=(100, 2)), rng.integers(0, 3, 100)
+        x[:20, 1] = np.nan
+        model = small_model()
+        model.adapt({"x": x})
+        model.compile()
+        model.fit({"x": x}, epochs=0, sample_weight=weights, verbose=0)
+        rows = np.repeat(x, weights, axis=0)
+        found = model.variance_components().loc["noise"]
+        np.testing.assert_allclose(found, np.nanvar(rows, axis=0, ddof=1), rtol=1e-5)
+        mean = model.reconstruct({"x": x})[0]
+        np.testing.assert_allclose(mean, np.nanmean(rows, axis=0), rtol=1e-5)

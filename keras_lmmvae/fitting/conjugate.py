@@ -140,6 +140,8 @@ class ConjugateFit(EffectsFit):
     def end(self) -> None:
         """Makes the effects exact given the networks: solves for all rows and terms jointly."""
         if not self.mixed_model.terms:
+            if not self._has_networks:
+                self._fit_intercept()
             return
         if not self._has_effects:
             self._start_effects(lambda rows: self.infer(rows).residual)
@@ -206,6 +208,18 @@ class ConjugateFit(EffectsFit):
         """Whether the effects take part: not before `latent_epochs` are over."""
         started = keras.ops.convert_to_numpy(self.mixed_model.started)
         return not self.latent_epochs or bool(started)
+
+    @property
+    def _has_networks(self) -> bool:
+        """Whether the networks are in use: otherwise the model is a linear mixed model."""
+        return bool(keras.ops.convert_to_numpy(self.networks.in_use)[0])
+
+    def _fit_intercept(self) -> None:
+        """Mean and variance of every feature: all there is without terms and networks."""
+        intercept = self.rows.cell_mean(_values)
+        self.networks.offset.assign(intercept)
+        squares, cells = self.rows.cell_sums(lambda rows: tf.square(_values(rows) - intercept))
+        self.likelihood.assign((squares / tf.maximum(cells - 1.0, 1.0)).numpy())
 
     def _hold_effects_back(self) -> None:
         """Lets the networks alone for some epochs: with variances at their floor, B is 0."""
