@@ -296,7 +296,10 @@ class TestLikelihoodRatio:
         return data, fitted((), data), fitted("(1 | g)", data)
 
     def test_statistic(self):
-        """Twice the difference of the log likelihoods, and half the tail of chi-square(1)."""
+        """Twice the difference of the log likelihoods; half the tail of chi-square(1).
+
+        All 3 features: chi-squares of 0, 1, 2, 3 with the weights 1, 3, 3, 1 over 8.
+        """
         data = columns()
         one, other = (fitted(terms, data) for terms in ("(1 | store)", "(1 | store) + (1 | item)"))
         for method in ("reml", "ml"):
@@ -307,6 +310,8 @@ class TestLikelihoodRatio:
             assert found["degrees_of_freedom"].to_dict() == {0: 1, 1: 1, 2: 1, "(all)": 3}
             expected = 0.5 * stats.chi2.sf(found["statistic"].iloc[:3], 1)
             np.testing.assert_allclose(found["p_value"].iloc[:3], expected)
+            tails = stats.chi2.sf(found.loc["(all)", "statistic"], [1, 2, 3])
+            assert found.loc["(all)", "p_value"] == pytest.approx(tails @ [3, 3, 1] / 8)
 
     def test_weights_reach_both_models(self):
         """The statistic of weighted rows is that of their likelihoods."""

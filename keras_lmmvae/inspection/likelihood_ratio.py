@@ -65,8 +65,8 @@ def likelihood_ratio_test(
 
     Raises:
         ValueError: If a model is no fitted linear mixed model (see
-            `LMMVAE.information_criteria`), features differ, or the terms of `smaller` are not
-            among those of `larger`.
+            `LMMVAE.information_criteria`), features or given noise variances differ, the terms of
+            `smaller` are not among those of `larger`, or `larger` has none more.
 
     Example:
         >>> import numpy as np
@@ -89,7 +89,7 @@ def likelihood_ratio_test(
           and likelihood ratio tests under nonstandard conditions.
         - Stram, D. O. & Lee, J. W. (1994), Variance components testing in the longitudinal mixed
           effects model.
-        - Silvapulle, M. J. & Sen, P. K. (2005), Constrained statistical inference, section 3.5.
+        - Silvapulle, M. J. & Sen, P. K. (2005), Constrained statistical inference.
     """
     _check_nested(smaller, larger)
     one, other = (

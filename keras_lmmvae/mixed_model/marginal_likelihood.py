@@ -79,10 +79,7 @@ def marginal_likelihood(
             roots = np.sqrt(weights[:, feature])
             weighted = (sp.diags_array(roots) @ design).tocsc()
             gram = weighted.T @ weighted
-        column = values[:, feature]
-        # No digits are lost to a mean far from 0.
-        column = column - np.average(column, weights=roots**2)
-        both = roots[:, None] * np.stack([np.ones_like(column), column], axis=1)
+        both = roots[:, None] * np.stack([np.ones(len(values)), values[:, feature]], axis=1)
         found.append(_log_likelihoods(gram, weighted.T @ both, both, scales[:, feature], noise))
     return MarginalLikelihood(*np.array(found).T)
 
