@@ -199,11 +199,6 @@ class ConjugateFit(EffectsFit):
         return any(term.has_learned_basis for term in self.mixed_model.terms)
 
     @property
-    def _has_networks(self) -> bool:
-        """Whether this is more than a linear mixed model."""
-        return bool(keras.ops.convert_to_numpy(self.networks.in_use)[0])
-
-    @property
     def _has_effects(self) -> bool:
         """Whether the effects take part: not before `latent_epochs` are over."""
         started = keras.ops.convert_to_numpy(self.mixed_model.started)
