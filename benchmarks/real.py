@@ -21,13 +21,14 @@ SECOND_SPLIT_DIMS = (2,)
 
 
 def tables() -> list[Table]:
-    """Five data sets, each split by rows and by what is new in practice: groups or the future."""
-    houses, flights, baseball, murders, pines = (
+    """Six data sets, each split by rows and by what is new in practice: groups or the future."""
+    houses, flights, baseball, murders, pines, tracts = (
         _houses(),
         _flights(),
         _panel("baseball", _baseball, "player"),
         _panel("county-murders", _county_murders, "county"),
         _pines(),
+        _us_tracts(),
     )
     seconds = [
         replace(houses, split="groups", split_on="cell"),
@@ -35,8 +36,9 @@ def tables() -> list[Table]:
         replace(baseball, split="future", split_on="year"),
         replace(murders, split="future", split_on="year"),
         replace(pines, split="groups", split_on="cell"),
+        replace(tracts, split="groups", split_on="county"),
     ]
-    firsts = [houses, flights, baseball, murders, pines]
+    firsts = [houses, flights, baseball, murders, pines, tracts]
     return [*firsts, *(replace(table, latent_dims=SECOND_SPLIT_DIMS) for table in seconds)]
 
 
@@ -167,6 +169,26 @@ def _pines() -> Table:
         _loader(load),
         lambda: [SpatialEffect(place, kernel="matern12"), RandomIntercept("cell")],
         groups=("cell",),
+        coordinates=place,
+        standardise=True,
+    )
+
+
+def _us_tracts() -> Table:
+    place = ("longitude", "latitude")
+
+    def load() -> Source:
+        frame = datasets.load_us_tracts()
+        return _source(frame, datasets.US_TRACTS_FEATURES, [*place, "county"])
+
+    return Table(
+        "us-tracts",
+        _loader(load),
+        lambda: [
+            SpatialEffect(place, kernel="matern12", metric="haversine"),
+            RandomIntercept("county"),
+        ],
+        groups=("county",),
         coordinates=place,
         standardise=True,
     )

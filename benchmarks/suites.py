@@ -94,7 +94,7 @@ SUITES: dict[str, Suite] = {
         ),
         Suite(
             "real",
-            "Houses, flights, baseball, county murders, Indian pines: standardised features",
+            "Houses, flights, baseball, murders, pines, census tracts: standardised features",
             real.tables,
             Training((200, 100), epochs=40, batch_size=256, kl_weight=0.1, latent_epochs=(0, 5)),
             latent_dims=(1, 2, 5),

@@ -287,6 +287,26 @@ class TestSuites:
             names = [table.name for table in suite.tables()]
             assert len(set(names)) == len(names)
 
+    def test_real_tables(self):
+        """Six data sets in all latent dimensions, and each split a second way with two."""
+        tables = SUITES["real"].tables()
+        second = [table.latent_dims == (2,) for table in tables]
+        assert second == [False] * 6 + [True] * 6
+        assert {table.split for table in tables[:6]} == {"rows"}
+        assert [table.dataset for table in tables[:6]] == [table.dataset for table in tables[6:]]
+        assert {"us-tracts/groups", "county-murders/future"} <= {table.name for table in tables}
+
+    def test_census_tracts_of_a_table(self):
+        """20,000 tracts with their places, and no county on both sides of its split."""
+        (table,) = (one for one in SUITES["real"].tables() if one.name == "us-tracts/groups")
+        problem = load_problem(table, 2, 0)
+        train, test = problem.train, problem.test
+        assert len(train["x"]) + len(test["x"]) == 20_000
+        assert not set(train["county"]) & set(test["county"])
+        np.testing.assert_allclose(train["x"].std(axis=0), 1.0, rtol=1e-4)
+        needed = {column for term in table.effects() for column in term.columns}
+        assert needed == set(train) - {"x"}
+
     def test_paper_settings(self):
         """The amortized model keeps the paper's settings whatever the suite's are."""
         own = training_of("lmmvae-amortized", Training(kl_weight=1.0, batch_size=10))

@@ -8,6 +8,7 @@ from keras_lmmvae.datasets.houses import HOUSES_FEATURES, houses_features, load_
 from keras_lmmvae.datasets.japanese_vowels import JAPANESE_VOWELS_FEATURES, load_japanese_vowels
 from keras_lmmvae.datasets.pines import PINES_CROPS, PINES_FEATURES, load_pines
 from keras_lmmvae.datasets.rossmann import ROSSMANN_FEATURES, load_rossmann
+from keras_lmmvae.datasets.us_tracts import US_TRACTS_FEATURES, load_us_tracts
 
 __all__ = [
     "BASEBALL_FEATURES",
@@ -19,6 +20,7 @@ __all__ = [
     "PINES_CROPS",
     "PINES_FEATURES",
     "ROSSMANN_FEATURES",
+    "US_TRACTS_FEATURES",
     "houses_features",
     "load_baseball",
     "load_census_tracts",
@@ -28,4 +30,5 @@ __all__ = [
     "load_japanese_vowels",
     "load_pines",
     "load_rossmann",
+    "load_us_tracts",
 ]

