@@ -1,9 +1,10 @@
-"""The demo runs from data to a served request, on part of the houses."""
+"""The demo runs from data to a served request, and the census tracts to a map, on part of each."""
 
 from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import matplotlib as mpl
@@ -12,7 +13,7 @@ import pytest
 from matplotlib import image
 from rich.console import Console
 
-from examples import houses_demo
+from examples import houses_demo, us_tracts
 
 mpl.use("Agg")
 
@@ -39,3 +40,20 @@ def test_demo_writes_everything_and_serves(tmp_path: Path) -> None:
     assert "place missing" in printed
     difference = printed.split("largest difference over all features: ")[1].split()[0]
     assert float(difference) < 1e-4
+
+
+@pytest.mark.slow
+def test_census_tracts_reduced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both splits and both models are in the printed table, and the map is not blank."""
+    monkeypatch.setenv("KERAS_LMMVAE_FAST", "1")
+    monkeypatch.setattr(sys, "argv", ["us_tracts.py", str(tmp_path / "map.png")])
+    us_tracts.main()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "Test MSE of 25 standardised features, d = 2:"
+    assert printed[1].split() == ["held-out", "tracts", "held-out", "counties"]
+    errors = {line[:9]: [float(x) for x in line[9:].split()] for line in printed[2:4]}
+    assert list(errors) == ["plain VAE", "LMMVAE   "]
+    assert all(0.0 < error < 1.0 for row in errors.values() for error in row)
+    assert image.imread(tmp_path / "map.png").std() > 0.01

@@ -177,5 +177,6 @@ for instance between school districts, are better described by an additional ter
 
 ## Next
 
+- examples/us_tracts.py: 71,666 US census tracts, with distances on the globe and counties
 - several_structures.py: places together with repeated measures and categories
 """
