@@ -680,3 +680,25 @@ def test_amortized_surface_answers():
     model.fit(rows, epochs=1, batch_size=100, verbose=0)
     assert np.isfinite(model.log_likelihood(rows)).all()
     np.testing.assert_array_equal(model.term_effects("lon_lat", rows)[1], 0.0)
+
+
+def test_length_scale_is_learned_again_after_the_networks():
+    """The end of a fit finds the length scale of what the networks leave, wherever it was."""
+    rng = np.random.default_rng(1)
+    places = rng.uniform(size=(300, 2))
+    distance = np.linalg.norm(places[:, None] - places, axis=-1)
+    root = np.linalg.cholesky(np.exp(-0.5 * (distance / 0.2) ** 2) + 1e-6 * np.eye(300))
+    x = root @ rng.normal(size=(300, 6)) + rng.normal(size=(300, 1)) * np.linspace(2, 3, 6)
+    rows = {"x": x + 0.3 * rng.normal(size=x.shape), "lon": places[:, 0], "lat": places[:, 1]}
+    surface = lmm.SpatialEffect(("lon", "lat"), num_inducing=64, name="place")
+    model = small_model([surface], activation="linear")
+    model.adapt(rows)
+    (term,) = model.random_effects
+    model.compile("adam", run_eagerly=True)
+    model.fit(rows, epochs=2, batch_size=100, verbose=0)
+    before, error = term.fitted_length_scale, model.reconstruct(rows) - x
+    assert before == pytest.approx(0.2, rel=0.25)
+    term.set_scaled_length_scale(3.0)
+    model.fit(rows, epochs=3, initial_epoch=2, batch_size=100, verbose=0)
+    assert term.fitted_length_scale == pytest.approx(before, rel=0.1)
+    assert np.square(model.reconstruct(rows) - x).mean() < 1.1 * np.square(error).mean()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
+from scipy import linalg
 
 from keras_lmmvae.effects.row_sample import RowSample
 from keras_lmmvae.fitting.effects_fit import EffectsFit, TrainingEffects
@@ -20,7 +21,8 @@ from keras_lmmvae.rows import EFFECTS, FEATURES, Pass, Rows, cell_weights
 
 __all__ = ["ConjugateFit"]
 
-# Rounds of (bases, variances, effects) that start the effects where there are bases to learn.
+# Rounds of (bases, variances, effects) that start the effects where a basis is to be learned of
+# what other terms leave.
 _BASIS_ROUNDS = 2
 # REML's steps end when no estimate moves by more than this share of its standard error.
 _START_TOLERANCE, _FINAL_TOLERANCE = 0.1, 0.01
@@ -233,7 +235,8 @@ class ConjugateFit(EffectsFit):
         # What networks leave will have other variances. Without networks these are final.
         tolerance = _START_TOLERANCE if self._has_networks else _FINAL_TOLERANCE
         # The basis of a term is found on the values less the other terms.
-        for number in range(_BASIS_ROUNDS if self._has_bases else 1):
+        has_others = self._has_bases and len(self.mixed_model.terms) > 1
+        for number in range(_BASIS_ROUNDS if has_others else 1):
             self._fit_bases(values_of)
             self.equations = self._equations()
             noise = self.mixed_model.fit_variances(
@@ -268,12 +271,12 @@ class ConjugateFit(EffectsFit):
                 known = encoded["codes"].numpy() >= 0
                 values = values_of(batch) - others
                 sample.update(encoded["inputs"].numpy()[known], values.numpy()[known])
-            before = term.user_basis()
+            table, before = effects.folds.effects, term.user_basis()
             term.fit_basis(*sample.rows())
-            # The same effects in terms of the new basis, as near as can be.
-            moved, *_ = np.linalg.lstsq(term.user_basis(), before)
-            table = effects.folds.effects
-            table.assign(tf.einsum("ij,alj...->ali...", tf.cast(moved, tf.float32), table.value))
+            if tf.reduce_any(table.value != 0.0):
+                # The same effects in terms of the new basis, as near as can be.
+                moved, *_ = linalg.lstsq(term.user_basis(), before, lapack_driver="gelsy")
+                table.assign(tf.einsum("ij,aljf->alif", tf.cast(moved, tf.float32), table.value))
 
     def _scale_networks(self) -> None:
         """Lets the networks work on residuals of unit variance, however large the effects are."""
