@@ -63,7 +63,8 @@ class Results:
             "seed": cell.seed,
         }
         new = pd.DataFrame([labels | row for row in rows])
-        kept = self.frame[~self._rows_of(cell)]
+        # A cell may bring several methods, which are representations of one fit.
+        kept = self.frame[~self._rows_of(cell, *new["method"].unique())]
         frame = pd.concat([kept, new], ignore_index=True) if len(kept) else new
         others = [name for name in frame if name not in _FIRST + _MEASURES + _LAST]
         self.frame = frame.reindex(columns=[*_FIRST, *_MEASURES, *others, *_LAST])
@@ -71,12 +72,12 @@ class Results:
         with written_whole(self.path) as fresh:
             ordered.to_csv(fresh, index=False, float_format="%.6g")
 
-    def _rows_of(self, cell: Cell) -> pd.Series:
+    def _rows_of(self, cell: Cell, *methods: str) -> pd.Series:
         frame = self.frame
         return (
             (frame["dataset"] == cell.table.dataset)
             & (frame["split"] == cell.table.split)
             & (frame["d"] == cell.latent_dim)
-            & (frame["method"] == cell.method)
+            & frame["method"].isin([cell.method, *methods])
             & (frame["seed"] == cell.seed)
         )

@@ -13,6 +13,7 @@ from keras_lmmvae.likelihood import GaussianLikelihood
 from keras_lmmvae.mixed_model.mixed_model import MixedModel, Parts
 from keras_lmmvae.networks import LatentNetworks
 from keras_lmmvae.rows import Pass, Rows
+from keras_lmmvae.total_axes import TotalAxes
 
 __all__ = ["FittedModel"]
 
@@ -30,6 +31,7 @@ class FittedModel(Protocol):
         networks: Encoder and decoder.
         mixed_model: The effects and variances of the terms.
         latent_prior: Where the latents of the training rows lie.
+        total_axes: Axes of the total representation.
         likelihood: How features come from their mean, with the noise variance.
         feature_mean: Weight `(p,)`, in the features' units.
         feature_scale: Weight `(p,)`, standard deviations in the features' units.
@@ -46,6 +48,7 @@ class FittedModel(Protocol):
     networks: LatentNetworks
     mixed_model: MixedModel
     latent_prior: LatentPrior
+    total_axes: TotalAxes
     likelihood: GaussianLikelihood
     feature_mean: keras.Variable
     feature_scale: keras.Variable

@@ -22,7 +22,13 @@ from keras_lmmvae.export.saved_model import export_saved_model
 from keras_lmmvae.feature_moments import checked_moments
 from keras_lmmvae.feature_names import check_feature_names, feature_number, names_of
 from keras_lmmvae.files import written_whole
-from keras_lmmvae.fitting import AmortizedFit, ConjugateFit, EffectsFit, EffectsSchedule
+from keras_lmmvae.fitting import (
+    AmortizedFit,
+    ConjugateFit,
+    EffectsFit,
+    EffectsSchedule,
+    fit_new_levels,
+)
 from keras_lmmvae.fitting.calibration import calibrate_noise
 from keras_lmmvae.inference import Inference
 from keras_lmmvae.inspection import Conditioned, Prediction
@@ -30,6 +36,7 @@ from keras_lmmvae.latent_prior import LatentPrior
 from keras_lmmvae.likelihood import GaussianLikelihood
 from keras_lmmvae.mixed_model import MixedModel
 from keras_lmmvae.mixed_model.mixed_model import Parts
+from keras_lmmvae.model_bytes import copied
 from keras_lmmvae.networks import EffectsEncoder, LatentNetworks, dense_stack, layer_seeds
 from keras_lmmvae.rows import (
     Pass,
@@ -43,6 +50,7 @@ from keras_lmmvae.rows import (
     with_folds,
     with_weights,
 )
+from keras_lmmvae.total_axes import TotalAxes
 from keras_lmmvae.validation import check_positive, received
 from keras_lmmvae.version import __version__, check_saved_version
 
@@ -110,6 +118,7 @@ class LMMVAE(keras.Model):
         mixed_model: Effects and variances of the terms, a `MixedModel`.
         likelihood: The noise variance, a `GaussianLikelihood`.
         latent_prior: Where the latents of the training rows lie, a `LatentPrior`.
+        total_axes: Axes of the total representation, a `TotalAxes`.
         feature_mean: Weight `(p,)`, means of the features.
         feature_scale: Weight `(p,)`, standard deviations of the features.
 
@@ -139,6 +148,7 @@ class LMMVAE(keras.Model):
     mixed_model: MixedModel
     likelihood: GaussianLikelihood
     latent_prior: LatentPrior
+    total_axes: TotalAxes
     feature_mean: keras.Variable
     feature_scale: keras.Variable
 
@@ -293,6 +303,8 @@ class LMMVAE(keras.Model):
         self.mixed_model.build((None, num_features))
         self.latent_prior = LatentPrior(self.latent_dim, name="latent_prior")
         self.latent_prior.build()
+        self.total_axes = TotalAxes(num_features, self.latent_dim, name="total_axes")
+        self.total_axes.build()
         self.feature_mean = self._state("feature_mean", (num_features,))
         self.feature_scale = self._state("feature_scale", (num_features,), "ones")
         self.fitted = self._state("fitted", ())
@@ -721,6 +733,8 @@ class LMMVAE(keras.Model):
         """Makes final what follows from the networks in closed form."""
         self.effects_fit.end()
         self.latent_prior.fit(rows, lambda batch: self.infer(batch).latent)
+        if self.random_effects:
+            self.total_axes.fit(rows, self.infer)
 
     def _forget_functions(self) -> None:
         """Has the steps traced anew: traced ones hold tables that are no longer there."""
@@ -802,20 +816,31 @@ class LMMVAE(keras.Model):
 
     # What a fitted model says of rows -------------------------------------------------------------
 
-    def encode(self, data: Any, refine: int = 0) -> np.ndarray:
-        """Posterior means of the latent.
+    def encode(self, data: Any, refine: int = 0, include: str = "within") -> np.ndarray:
+        """What rows are, in `d` numbers each: within their groups, or in total.
+
+            within[i] = E[u[i] | x, B]
+            total[i] = axes' @ (f(within[i]) + Z[i] @ B - mean)
+
+        *within* is the latent, a row with its groups taken out. So it does not know what is
+        constant in a group, such as the speaker of an utterance. *total* is the row with its
+        groups: the principal components of `f(u) + Z B`, measured by what varies within groups,
+        see `TotalAxes`. Take it for labels and clusters of groups. Groups never seen have no
+        effects; `with_levels_of` gives them those that their own rows say.
 
         Args:
             data: Dict of arrays of `n` rows, or a batched dataset of dicts.
             refine: Non-negative int, Gauss-Newton steps from the encoder's answer to the best
                 latent of each row; see `Inference.refined`. About 10 are enough.
+            include: "within" or "total". Without random effects they are the same.
 
         Returns:
-            Float array `(n, d)`.
+            Float array `(n, d)`. Within a group the numbers of *total* have variance 1.
+
+        Raises:
+            ValueError: If `include` is none of the two, or `refine` is out of its range.
         """
-        check_positive("refine", refine, integer=True, minimum=0)
-        passed = self.pass_over(data)
-        return passed.collect(lambda rows: (self.infer_refined(rows, refine).latent_mean,))[0]
+        return inspection.encode(self, data, refine, include)
 
     def decode(self, latent: Any) -> np.ndarray:
         """`f(u)` in the features' units, without random effects.
@@ -1156,6 +1181,58 @@ class LMMVAE(keras.Model):
         Raises:
             ValueError: If the model is not fitted, or its posterior is amortized.
         """
+        fit = self._require_conjugate_fit()
+        batches = self._columns.batches(data, self.num_features)
+        had_missing_cells = self.mixed_model.has_missing_cells
+        has_grown = any([self.mixed_model.add_levels(batch) for batch in batches])
+        earlier = self.mixed_model.earlier_rows() if keep_history else None
+        fit.update(Pass(with_folds(self.encode_data(data))), earlier)
+        if has_grown or self.mixed_model.has_missing_cells != had_missing_cells:
+            self._forget_functions()
+
+    def with_levels_of(self, data: Any) -> LMMVAE:
+        """A copy of the model that also knows the levels of `data` that were never seen.
+
+        Their effects are the posterior means given their own rows, all at once, with everything
+        else as it is: networks, variances and the effects of known levels. So rows of known levels
+        change nothing, and the model itself stays as it was. Use it to describe groups that came
+        after training by what their own rows say:
+
+            model.with_levels_of(new).encode(new)
+
+        Args:
+            data: Dict of arrays of rows, or a batched dataset of dicts.
+
+        Returns:
+            A fitted `LMMVAE`, not compiled; this model's like in everything but these levels.
+
+        Raises:
+            ValueError: If the model is not fitted, has no random effects, or its posterior is
+                amortized.
+
+        Example:
+            >>> import numpy as np
+            >>> import keras_lmmvae as lmm
+            >>> rng = np.random.default_rng(0)
+            >>> data = {"x": rng.normal(size=(200, 3)), "store": rng.integers(0, 20, 200)}
+            >>> model = lmm.LMMVAE(1, [lmm.RandomIntercept("store")], hidden_units=(8,), seed=0)
+            >>> model.adapt(data)
+            >>> model.compile("adam")
+            >>> history = model.fit(data, epochs=1, batch_size=50, verbose=0)
+            >>> opened = {"x": rng.normal(size=(40, 3)), "store": rng.integers(20, 30, 40)}
+            >>> len(model.with_levels_of(opened).random_effects_table("store"))
+            30
+        """
+        self._require_conjugate_fit()
+        copy: LMMVAE = copied(self)
+        for batch in copy._columns.batches(data, self.num_features):
+            for term in copy.random_effects:
+                term.add_levels(batch)
+        fit_new_levels(copy._require_conjugate_fit(), Pass(with_folds(copy.encode_data(data))))
+        return copy
+
+    def _require_conjugate_fit(self) -> ConjugateFit:
+        """How the effects are fitted, where rows can change them without training."""
         self.require_fitted()
         fit = self.effects_fit
         if not isinstance(fit, ConjugateFit):
@@ -1165,13 +1242,7 @@ class LMMVAE(keras.Model):
             )
         if not self.random_effects:
             raise ValueError("The model has no random effects to update. " + received(terms=0))
-        batches = self._columns.batches(data, self.num_features)
-        had_missing_cells = self.mixed_model.has_missing_cells
-        has_grown = any([self.mixed_model.add_levels(batch) for batch in batches])
-        earlier = self.mixed_model.earlier_rows() if keep_history else None
-        fit.update(Pass(with_folds(self.encode_data(data))), earlier)
-        if has_grown or self.mixed_model.has_missing_cells != had_missing_cells:
-            self._forget_functions()
+        return fit
 
     # Files ----------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ Keys are looked up here, in the input pipeline, and never inside the training gr
 lookup would keep XLA from compiling the step.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -216,6 +218,12 @@ class Pass:
             return
         for start in range(0, num_rows(self.rows), _CHUNK):
             yield take_rows(self.rows, start, start + _CHUNK)
+
+    def map(self, function: Callable[[Rows], Rows]) -> Pass:
+        """A pass over the rows that `function` makes of these."""
+        if isinstance(self.rows, tf.data.Dataset):
+            return Pass(self.rows.map(function))
+        return Pass(function(self.rows))
 
     def groups(self, size: int) -> Iterator[list[Rows]]:
         """Batches put together to groups of at least `size` rows; the last may have less."""

@@ -1,8 +1,6 @@
 """LMMVAE as a transformer of scikit-learn: for pipelines, cross-validation and pickles."""
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import keras
@@ -16,11 +14,10 @@ from keras_lmmvae.baselines.schedule import check_training, cosine_adam
 from keras_lmmvae.data_frame import as_pandas, from_dataframe, numeric_features
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.lmmvae import LMMVAE
+from keras_lmmvae.model_bytes import from_bytes, to_bytes
 from keras_lmmvae.validation import received
 
 __all__ = ["LMMVAETransformer"]
-
-_FILE = "model.keras"
 
 
 class LMMVAETransformer(
@@ -28,9 +25,9 @@ class LMMVAETransformer(
     TransformerMixin,
     BaseEstimator,  # type: ignore[misc]
 ):
-    """`LMMVAE` with scikit-learn's interface: from a data frame to latent means.
+    """`LMMVAE` with scikit-learn's interface: from a data frame to representations.
 
-        x[i] = f(u[i]) + sum{ Z_k[i] @ B_k : k=1...K } + e[i],    transform: E[u[i] | x[i]]
+        x[i] = f(u[i]) + sum{ Z_k[i] @ B_k : k=1...K } + e[i],    transform: E[u[i] | x, B]
 
     The frame holds the features and the columns of the random effects. Without random effects an
     array is enough. NaN marks missing cells. Training uses `cosine_adam`, as the baselines do, and
@@ -49,6 +46,11 @@ class LMMVAETransformer(
         kl_weight: Non-negative float, weight of KL(q(u) || p(u)).
         posterior: "conjugate" or "amortized"; see `LMMVAE`.
         latent_epochs: Non-negative int, epochs in which the networks train alone; see `LMMVAE`.
+        include: What `transform` gives: "within", the latent, a row with its groups taken out, or
+            "total", with its groups; see `LMMVAE.encode`.
+        learn_levels: Whether rows of groups never seen get the effects that these rows say, all
+            groups of `X` at once; see `LMMVAE.with_levels_of`. Otherwise they have no effects. The
+            fitted model stays as it is.
         random_state: Optional int, or `numpy.random.RandomState`, that fixes initial weights,
             the order of the rows and draws.
 
@@ -86,6 +88,8 @@ class LMMVAETransformer(
         kl_weight: float = 1.0,
         posterior: str = "conjugate",
         latent_epochs: int = 0,
+        include: str = "within",
+        learn_levels: bool = False,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.latent_dim = latent_dim
@@ -98,6 +102,8 @@ class LMMVAETransformer(
         self.kl_weight = kl_weight
         self.posterior = posterior
         self.latent_epochs = latent_epochs
+        self.include = include
+        self.learn_levels = learn_levels
         self.random_state = random_state
 
     def fit(self, X: Any, y: None = None) -> Self:
@@ -128,13 +134,13 @@ class LMMVAETransformer(
         return self
 
     def transform(self, X: Any) -> Any:
-        """Posterior means of the latent, float64 `(n, d)`.
+        """Representations of rows, float64 `(n, d)`: of what `include` says.
 
         Args:
             X: Rows, as for `fit`. Their levels may be unseen.
         """
-        data = self._known(X)
-        return np.asarray(self.model_.encode(data), np.float64)
+        model, data = self._known(X)
+        return np.asarray(model.encode(data, include=self.include), np.float64)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
         """`f(u)` in the features' units, without random effects.
@@ -144,8 +150,16 @@ class LMMVAETransformer(
 
         Returns:
             Float64 array `(n, p)`.
+
+        Raises:
+            ValueError: If `include` is "total", which has no decoder, or `X` is not `(n, d)`.
         """
         check_is_fitted(self)
+        if self.include == "total":
+            raise ValueError(
+                "Only the latent has a decoder, expected include='within'. "
+                + received(include=self.include)
+            )
         latent = np.asarray(X, np.float32)
         if latent.ndim != 2 or latent.shape[1] != self._n_features_out:
             raise ValueError(
@@ -164,8 +178,8 @@ class LMMVAETransformer(
         Returns:
             Float64 array `(n, p)`.
         """
-        data = self._known(X)
-        return np.asarray(self.model_.reconstruct(data, include_effects), np.float64)
+        model, data = self._known(X)
+        return np.asarray(model.reconstruct(data, include_effects), np.float64)
 
     def score(self, X: Any, y: None = None) -> float:
         """Mean over rows of a lower bound of their log density. Higher is better.
@@ -178,8 +192,8 @@ class LMMVAETransformer(
             Float, nats per row, for the density in the features' units.
         """
         del y
-        data = self._known(X)
-        return float(np.mean(self.model_.log_likelihood(data)))
+        model, data = self._known(X)
+        return float(np.mean(model.log_likelihood(data)))
 
     @property
     def _n_features_out(self) -> int:
@@ -199,10 +213,13 @@ class LMMVAETransformer(
             seed=None if seed is None else int(seed),
         )
 
-    def _known(self, X: Any) -> Any:
-        """The data of rows for the fitted model."""
+    def _known(self, X: Any) -> tuple[LMMVAE, Any]:
+        """The model that knows the levels of rows as asked for, and their data."""
         check_is_fitted(self)
-        return self._data(self._checked(X, reset=False), self.model_)
+        data = self._data(self._checked(X, reset=False), self.model_)
+        if self.learn_levels and self.random_effects:
+            return self.model_.with_levels_of(data), data
+        return self.model_, data
 
     def _checked(self, X: Any, *, reset: bool) -> Any:
         """A data frame or an array of numbers. Unless `reset`, it has the columns of `fit`."""
@@ -244,11 +261,11 @@ class LMMVAETransformer(
 
     def __getstate__(self) -> dict[str, Any]:
         """The arguments, with the model and the terms as Keras saves them."""
-        return _replaced(super().__getstate__(), _to_bytes, keras.saving.serialize_keras_object)
+        return _replaced(super().__getstate__(), to_bytes, keras.saving.serialize_keras_object)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         restore = keras.saving.deserialize_keras_object
-        super().__setstate__(_replaced(state, _from_bytes, restore))
+        super().__setstate__(_replaced(state, from_bytes, restore))
 
 
 def _replaced(
@@ -262,16 +279,3 @@ def _replaced(
     if terms is not None and not isinstance(terms, str):
         replaced["random_effects"] = [of_term(term) for term in terms]
     return replaced
-
-
-def _to_bytes(model: LMMVAE) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder) / _FILE)
-        return (Path(folder) / _FILE).read_bytes()
-
-
-def _from_bytes(content: bytes) -> LMMVAE:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / _FILE).write_bytes(content)
-        model: LMMVAE = keras.saving.load_model(Path(folder) / _FILE, compile=False)
-        return model

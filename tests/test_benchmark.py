@@ -26,6 +26,7 @@ from benchmarks.simulated import paper_full, paper_small
 from benchmarks.suites import SUITES, find_suite
 from benchmarks.summary import best_count, pivot, regret_ratios, within_one_error
 from benchmarks.table import Source, Table, load_problem
+from keras_lmmvae.effects import RandomIntercept
 
 TINY = find_suite("tiny")
 # Where it does not matter how well a method fits.
@@ -394,6 +395,35 @@ class TestClassification:
         rows = measure_classification(labelled_table(), 1, method, 0, Training())
         assert [row["classifier"] for row in rows] == ["logistic regression", "gradient boosting"]
         assert all(row["accuracy"] > 0.95 and row["balanced_accuracy"] > 0.95 for row in rows)
+
+    def test_both_representations_of_one_fit(self):
+        """Labels of held-out groups: LMMVAE's total tells them, the latent within does not."""
+        rng = np.random.default_rng(0)
+        group = rng.integers(0, 40, 800)
+        x = rng.normal(size=(800, 6))
+        x[:, 0] += 6.0 * (group % 2)
+        x[:, 1:3] += 3.0 * rng.normal(size=(800, 1))
+        source = Source({"x": x, "group": group}, labels=(group % 2).astype(object))
+        table = dataclasses.replace(
+            labelled_table(),
+            load=lambda d, s: source,
+            effects=lambda: [RandomIntercept("group")],
+        )
+        rows = measure_classification(table, 1, "lmmvae", 0, Training((16,), 5))
+        found = {(row["method"], row["classifier"]): row["accuracy"] for row in rows}
+        assert len(found) == len(rows) == 4
+        assert found["lmmvae-total", "logistic regression"] > 0.9
+        assert found["lmmvae", "logistic regression"] < 0.7
+
+    def test_representations_are_replaced_together(self, tmp_path):
+        """A cell that is run again, with other settings, leaves no rows of before."""
+        results, cell = Results(tmp_path / "r.csv"), TINY.cells()[0]
+        for settings in ("old", "new"):
+            rows = [{"method": name, "settings": settings} for name in (cell.method, "other")]
+            results.add(cell, [{"suite": "tiny", "versions": "1"} | row for row in rows])
+        assert results.frame["settings"].tolist() == ["new", "new"]
+        assert results.has(cell, "new")
+        assert not results.has(cell, "old")
 
     def test_labels_of_no_use(self):
         """Shuffled labels: no better than chance."""

@@ -215,3 +215,53 @@ class TestErrors:
             fitted.transform(FRAME.drop(columns="a"))
         with pytest.raises(ValueError, match=r"matrix of 1 columns\. Received: X=array of shape"):
             fitted.inverse_transform(np.ones((3, 2)))
+
+
+@without_compiling
+class TestRepresentations:
+    """`include` and `learn_levels`: which numbers `transform` gives, and for which groups."""
+
+    NEW = FRAME.assign(store=[f"new {number % 4}" for number in range(len(FRAME))])
+
+    def test_total_is_that_of_the_model(self):
+        """The same names and shape as within; clones and pickles give the same numbers."""
+        one = make_transformer(2, random_effects="(1 | store)", include="total")
+        total = one.set_output(transform="pandas").fit_transform(FRAME)
+        data = lmm.from_dataframe(FRAME, NAMES, one.model_.random_effects)
+        np.testing.assert_array_equal(total, one.model_.encode(data, include="total"))
+        assert total.columns.tolist() == one.get_feature_names_out().tolist()
+        assert total.columns.tolist() == ["lmmvaetransformer0", "lmmvaetransformer1"]
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(one)).transform(FRAME), total)
+        np.testing.assert_array_equal(clone(one).fit(FRAME).transform(FRAME), total)
+        np.testing.assert_array_equal(
+            one.set_params(include="within").transform(FRAME), one.model_.encode(data)
+        )
+
+    @pytest.mark.parametrize("include", ["within", "total"])
+    def test_groups_never_seen(self, include: str):
+        """With `learn_levels` by their own rows, else without effects; the model stays."""
+        one = make_transformer(random_effects="(1 | store)", include=include, learn_levels=True)
+        data = lmm.from_dataframe(self.NEW, NAMES, one.fit(FRAME).model_.random_effects)
+        model = one.model_.with_levels_of(data)
+        np.testing.assert_array_equal(one.transform(self.NEW), model.encode(data, include=include))
+        np.testing.assert_array_equal(one.reconstruct(self.NEW), model.reconstruct(data))
+        assert one.score(self.NEW) == pytest.approx(model.log_likelihood(data).mean())
+        plain = one.set_params(learn_levels=False).transform(self.NEW)
+        np.testing.assert_array_equal(plain, one.model_.encode(data, include=include))
+        assert len(one.model_.random_effects_table("store")) == 10
+
+    def test_total_has_no_decoder(self):
+        one = make_transformer(random_effects="(1 | store)", include="total").fit(FRAME)
+        with pytest.raises(ValueError, match="Only the latent has a decoder.*include='total'"):
+            one.inverse_transform(np.zeros((3, 1)))
+
+    def test_unknown_choice(self):
+        one = make_transformer(random_effects="(1 | store)", include="all").fit(FRAME)
+        with pytest.raises(ValueError, match=r"one of \['within', 'total'\].*include='all'"):
+            one.transform(FRAME)
+
+    def test_nothing_to_learn(self):
+        """Without random effects there are no levels: `learn_levels` changes nothing."""
+        x = FRAME[NAMES].fillna(0.0).to_numpy()
+        one = make_transformer(include="total", learn_levels=True).fit(x)
+        np.testing.assert_array_equal(one.transform(x), one.model_.encode({"x": x}))

@@ -6,6 +6,7 @@ from keras_lmmvae.inspection.intervals import variance_intervals
 from keras_lmmvae.inspection.likelihood_ratio import likelihood_ratio_test
 from keras_lmmvae.inspection.partition import variance_partition
 from keras_lmmvae.inspection.prediction import Prediction, log_likelihood, predictive, term_effects
+from keras_lmmvae.inspection.representation import encode
 from keras_lmmvae.inspection.tables import (
     coefficient_covariance,
     random_effects_table,
@@ -17,6 +18,7 @@ __all__ = [
     "Prediction",
     "coefficient_covariance",
     "condition",
+    "encode",
     "information_criteria",
     "likelihood_ratio_test",
     "log_likelihood",

@@ -192,6 +192,15 @@ class EffectsTable(StateLayer):
             copy.refresh(prior)
         return copy
 
+    def set_last_levels(self, other: EffectsTable, prior: LevelPrior) -> None:
+        """Takes effects and design of the last levels from a table of so many levels."""
+        axis, first = (1 if self.by_fold else 0), self.num_levels - other.num_levels
+        for name in ("effects", "gram", "count", "cell_share"):
+            if hasattr(other, name):
+                kept = tf.split(getattr(self, name).value, [first, other.num_levels], axis)[0]
+                getattr(self, name).assign(tf.concat([kept, getattr(other, name).value], axis))
+        self.refresh(prior)
+
     def load_own_variables(self, store: Any) -> None:
         """Takes the weights of a file.
 

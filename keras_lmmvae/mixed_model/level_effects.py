@@ -232,6 +232,21 @@ class LevelEffects(StateLayer):
         copy.set_prior(np.tile(self.effect_variance, count), self.coefficient_covariance.value)
         return copy
 
+    def of_other_levels(self, num_levels: int) -> LevelEffects:
+        """Effects of so many other levels of the same population: with this prior, at 0."""
+        other = type(self)(**{**self.get_config(), "num_levels": num_levels})
+        other.build()
+        other.prior.assign(self.effect_variance.value, self.coefficient_covariance.value)
+        return other
+
+    def followed_by(self, other: LevelEffects) -> LevelEffects:
+        """These levels, unchanged, and those of `of_other_levels` behind them."""
+        has_missing_cells = self.has_missing_cells or other.has_missing_cells
+        joined = self.grown(self.num_levels + other.num_levels, has_missing_cells)
+        joined.table.set_last_levels(other.table, self.prior)
+        joined.folds.set_last_levels(other.folds, self.prior)
+        return joined
+
     def grown(self, num_levels: int, has_missing_cells: bool = False) -> LevelEffects:
         """A copy with room for more levels or for shares of cells; see `EffectsTable.grown`."""
         has_missing_cells |= self.has_missing_cells

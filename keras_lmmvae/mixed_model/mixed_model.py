@@ -1,5 +1,7 @@
 """The linear mixed model of all terms, as one Keras layer."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -336,6 +338,31 @@ class MixedModel(StateLayer):
                 has_grown = True
                 self._replace(number, self.effects[number].grown(term.num_levels))
         return has_grown
+
+    def of_new_levels(self) -> MixedModel:
+        """The mixed model of the levels that the terms know and their tables do not yet.
+
+        It has the same variances, and no term without such levels. Its effects are 0.
+        """
+        new = [pair for pair in self.pairs() if pair[0].num_levels > pair[1].num_levels]
+        mixed_model = MixedModel([term for term, _ in new], name="new_levels")
+        mixed_model.num_features = self.num_features
+        mixed_model.effects = [
+            effects.of_other_levels(term.num_levels - effects.num_levels) for term, effects in new
+        ]
+        mixed_model.variance_ratio = self.variance_ratio
+        mixed_model.built = True
+        return mixed_model
+
+    def append(self, other: MixedModel) -> None:
+        """Puts the levels of `of_new_levels` behind the present ones, which stay as they are."""
+        self.has_missing_cells |= other.has_missing_cells
+        for number, (term, effects) in enumerate(list(self.pairs())):
+            added = next((part for own, part in other.pairs() if own is term), None)
+            if added is not None:
+                self._replace(number, effects.followed_by(added))
+            elif effects.has_missing_cells != self.has_missing_cells:
+                self._replace(number, effects.grown(effects.num_levels, self.has_missing_cells))
 
     def served_variables(self) -> list[keras.Variable]:
         """Weights that an answer to a request reads."""
