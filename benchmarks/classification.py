@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
@@ -21,10 +22,12 @@ from benchmarks.settings import Training
 from benchmarks.table import Problem, Table, load_problem
 from keras_lmmvae.baselines import Baseline
 
-__all__ = ["RAW", "measure_classification"]
+__all__ = ["LDA", "RAW", "measure_classification"]
 
 RAW = "raw"
 """The method that leaves the features as they are."""
+LDA = "lda"
+"""Fisher's discriminants of the groups, not of the labels: the linear counterpart of the total."""
 
 
 def measure_classification(
@@ -35,7 +38,8 @@ def measure_classification(
     Args:
         table: Data set and split; its source has labels.
         latent_dim: Latent variables `d`.
-        method: Name of the method, or "raw" for the features themselves.
+        method: Name of the method; "raw" for the features themselves, "lda" for Fisher's linear
+            discriminants of the table's first grouping.
         seed: Of split, method and classifiers.
         training: The suite's settings.
 
@@ -49,6 +53,11 @@ def measure_classification(
     start = time.perf_counter()
     if method == RAW:
         representations = {RAW: (problem.train["x"], problem.test["x"])}
+    elif method == LDA:
+        discriminants = LinearDiscriminantAnalysis(n_components=latent_dim)
+        discriminants.fit(problem.train["x"], problem.train[table.groups[0]])
+        train, test = (discriminants.transform(part["x"]) for part in (problem.train, problem.test))
+        representations = {LDA: (train, test)}
     else:
         fitted = make_method(method, table, latent_dim, training, seed).fit(problem.train)
         representations = _representations(method, fitted, problem)

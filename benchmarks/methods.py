@@ -111,13 +111,16 @@ _NEEDS_GROUPS = {"pca-ohe", "vae-ohe", "vae-embed", "cvae", "blup-pca", "blup-va
 def applies(method: str, table: Table) -> bool:
     """Whether a method can be fitted to a table: VRAE needs subjects, SVGPVAE a kernel.
 
-    "raw", the features as they are, is a method of classification only.
+    "raw", the features as they are, and "lda", discriminants of the groups, are methods of
+    classification only.
 
     Raises:
         ValueError: If there is no such method.
     """
     if method == "raw":
         return True
+    if method == "lda":
+        return bool(table.groups)
     if method not in METHODS:
         raise ValueError(
             f"There is no method '{method}', expected one of {list(METHODS)}. "
@@ -137,7 +140,7 @@ def training_of(method: str, training: Training) -> Training | None:
     large beside its inducing points. A VRAE's batches are of whole sequences, with as many rows on
     average as the others'.
     """
-    if method in ("raw", "pca", "pca-ohe", "blup-pca"):
+    if method in ("raw", "lda", "pca", "pca-ohe", "blup-pca"):
         return None
     if method == "lmmvae-amortized":
         epochs = training.amortized_epochs

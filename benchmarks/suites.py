@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks import real, simulated
-from benchmarks.classification import RAW
+from benchmarks.classification import LDA, RAW
 from benchmarks.methods import METHODS, applies
 from benchmarks.settings import Training
 from benchmarks.table import Table
@@ -105,7 +105,7 @@ SUITES: dict[str, Suite] = {
             "Labels of held-out groups, predicted from the latents",
             real.labelled,
             Training((200, 100), epochs=40, batch_size=256, kl_weight=0.1),
-            methods=(RAW, *METHODS),
+            methods=(RAW, LDA, *METHODS),
             latent_dims=(5,),
             seeds=(0, 1, 2),
             measure="classification",

@@ -406,6 +406,7 @@ class TestClassification:
         source = Source({"x": x, "group": group}, labels=(group % 2).astype(object))
         table = dataclasses.replace(
             labelled_table(),
+            groups=("group",),
             load=lambda d, s: source,
             effects=lambda: [RandomIntercept("group")],
         )
@@ -414,6 +415,9 @@ class TestClassification:
         assert len(found) == len(rows) == 4
         assert found["lmmvae-total", "logistic regression"] > 0.9
         assert found["lmmvae", "logistic regression"] < 0.7
+        for row in measure_classification(table, 1, "lda", 0, Training()):
+            assert row["method"] == "lda"
+            assert row["accuracy"] > 0.9
 
     def test_representations_are_replaced_together(self, tmp_path):
         """A cell that is run again, with other settings, leaves no rows of before."""
