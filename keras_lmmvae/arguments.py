@@ -6,7 +6,7 @@ from typing import Any
 from keras_lmmvae.columns import FEATURES
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.formula import as_terms
-from keras_lmmvae.validation import check_positive, received
+from keras_lmmvae.validation import check_positive, check_probability, received
 
 __all__ = ["check_arguments", "clone_terms"]
 
@@ -28,6 +28,7 @@ def check_arguments(
     noise_variance: Any,
     feature_weights: Any,
     latent_epochs: Any,
+    effects_dropout: Any,
 ) -> None:
     """Raises a ValueError on an argument of `LMMVAE` that is out of its range."""
     check_positive("latent_dim", latent_dim, integer=True, minimum=1)
@@ -50,6 +51,13 @@ def check_arguments(
                 "`latent_epochs` goes with posterior='conjugate': the amortized posterior's "
                 "effects are trained by gradient steps from the start. "
                 + received(latent_epochs=latent_epochs, posterior=posterior)
+            )
+    if effects_dropout != 0:
+        check_probability("effects_dropout", effects_dropout)
+        if posterior == "amortized":
+            raise ValueError(
+                "`effects_dropout` goes with posterior='conjugate'. "
+                + received(effects_dropout=effects_dropout, posterior=posterior)
             )
     given = {
         "posterior": posterior,

@@ -11,10 +11,10 @@ __all__ = [
     "Density",
     "ElboTerms",
     "Gaussian",
+    "cubature_mean",
     "importance_bound",
     "latent_kl",
     "plain_bound",
-    "sigma_point_mean",
 ]
 
 tfd = tfp.distributions
@@ -58,26 +58,27 @@ def latent_kl(mean: tf.Tensor, log_var: tf.Tensor) -> tf.Tensor:
 
 
 def plain_bound(density: Density, posterior: Gaussian, prior: Gaussian) -> tf.Tensor:
-    """`E_q[log p(x[i] | u)] - KL(q(u[i]) || p(u))`, `(b,)`, the expectation by sigma points."""
-    return sigma_point_mean(density, posterior) - tfd.kl_divergence(posterior, prior)
+    """`E_q[log p(x[i] | u)] - KL(q(u[i]) || p(u))`, `(b,)`, the expectation by cubature."""
+    return cubature_mean(density, posterior) - tfd.kl_divergence(posterior, prior)
 
 
-def sigma_point_mean(density: Density, posterior: Gaussian) -> tf.Tensor:
+def cubature_mean(density: Density, posterior: Gaussian) -> tf.Tensor:
     """Mean of a function over a Gaussian, `(b,)`, exact for polynomials of degree 3.
 
-    The points are `mean` and `mean +- sqrt(3) r` for the columns `r` of a root of the covariance,
-    with weights `1 - d / 3` and `1 / 6`.
+    It is the mean over the points `mean +- sqrt(d) r` for the columns `r` of a root of the
+    covariance, all of one weight: no point counts negatively, as the centre of the unscented
+    transform does for `d > 3`.
 
     References:
-        - Julier, S. & Uhlmann, J. (2004), Unscented filtering and nonlinear estimation.
+        - Arasaratnam, I. & Haykin, S. (2009), Cubature Kalman filters, section III.
     """
     mean, root = posterior.loc, posterior.scale.to_dense()
     size = mean.shape[-1]
-    total = (1.0 - size / 3.0) * density(mean)
+    total = tf.zeros_like(mean[..., 0])
     for axis in range(size):
-        move = tf.sqrt(3.0) * root[..., axis]
-        total += (density(mean + move) + density(mean - move)) / 6.0
-    return total
+        move = tf.sqrt(float(size)) * root[..., axis]
+        total += density(mean + move) + density(mean - move)
+    return total / (2.0 * size)
 
 
 def importance_bound(

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from keras_lmmvae.linalg import eigh
 from keras_lmmvae.validation import received
 
 __all__ = ["KERNELS", "Kernel", "KernelBasis", "Product", "Stationary", "Sum", "as_kernel"]
@@ -186,7 +187,7 @@ class KernelBasis:
             dtype: Float type of the tensors.
         """
         gram = _gram(kernel, points, length_scale)
-        values, vectors = np.linalg.eigh(gram)
+        values, vectors = eigh(gram)
         values, vectors = values[::-1], vectors[:, ::-1]
         kept = values > _EIGENVALUE_CUTOFF * values[0]
         projection = np.where(kept, vectors / np.sqrt(np.where(kept, values, 1.0)), 0.0)

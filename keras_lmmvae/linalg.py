@@ -17,13 +17,18 @@ so that `inv(precision) = R diag(variance) R'` for every feature, see `Informati
 
 from typing import NamedTuple
 
+import numpy as np
+import scipy.linalg
 import tensorflow as tf
+from threadpoolctl import threadpool_limits
 
 __all__ = [
     "JITTER",
     "LevelPosterior",
     "apply_inverse",
+    "eigh",
     "inverse_psi",
+    "least_squares",
     "level_posterior",
     "rotate_gram",
 ]
@@ -132,3 +137,20 @@ def apply_inverse(rotation: tf.Tensor, variance: tf.Tensor, values: tf.Tensor) -
     if rotation.shape[-1] == 1:
         return rotation**2 * variance * values
     return tf.matmul(rotation, variance * tf.matmul(rotation, values, transpose_a=True))
+
+
+def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues `(m,)` and eigenvectors `(m, m)` of a symmetric matrix, in float64.
+
+    LAPACK has one thread: beside those of TensorFlow several take five times as long.
+    """
+    with threadpool_limits(1, user_api="blas"):
+        values, vectors = np.linalg.eigh(np.asarray(matrix, np.float64))
+    return values, vectors
+
+
+def least_squares(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The smallest `X` of those that minimise `|matrix @ X - target|`, with one thread, too."""
+    with threadpool_limits(1, user_api="blas"):
+        found, *_ = scipy.linalg.lstsq(matrix, target, lapack_driver="gelsy")
+    return np.asarray(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ from keras_lmmvae.version import __version__, check_saved_version
 
 __all__ = ["LMMVAE"]
 
+# By default a fit to so many rows holds this share of them out, to learn the noise variance.
+_FEWEST_ROWS, _CALIBRATION_SHARE = 10_000, 0.05
+
 
 @keras.saving.register_keras_serializable(package="keras_lmmvae")
 class LMMVAE(keras.Model):
@@ -108,6 +112,10 @@ class LMMVAE(keras.Model):
             differences. With 5, say, the latent keeps what it can explain and the effects are
             smaller. That is often better for groups never seen, for forecasts, and where `d` is
             not small beside `p`. Validation data tell which one to choose.
+        effects_dropout: Float in [0, 1), conjugate only: share of a step's rows whose effects are
+            hidden from the networks, as those of levels never seen are. Such a row is scored with
+            the effects' prior variance added to the noise. It prepares the networks for rows of
+            new groups.
         normalize: Whether features are standardised inside; results are in the features' units
             either way.
         seed: Optional int that fixes initial weights of the default networks and all sampling.
@@ -169,6 +177,7 @@ class LMMVAE(keras.Model):
         noise_variance: float | None = None,
         feature_weights: str = "equal",
         latent_epochs: int = 0,
+        effects_dropout: float = 0.0,
         normalize: bool = True,
         seed: int | None = None,
         **kwargs: Any,
@@ -183,6 +192,7 @@ class LMMVAE(keras.Model):
             noise_variance=noise_variance,
             feature_weights=feature_weights,
             latent_epochs=latent_epochs,
+            effects_dropout=effects_dropout,
         )
         # The networks cast for themselves. Rows and effects stay in float32 whatever the policy.
         super().__init__(autocast=False, **kwargs)
@@ -200,6 +210,7 @@ class LMMVAE(keras.Model):
         self.noise_variance_setting = noise_variance
         self.feature_weights = feature_weights
         self.latent_epochs = latent_epochs
+        self.effects_dropout = effects_dropout
         self.normalize = normalize
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -329,7 +340,14 @@ class LMMVAE(keras.Model):
         if is_amortized:
             is_by_row = self.effects_kl_reduction == "row"
             return AmortizedFit(*parts, self.effects_encoder, self.seed_generator, is_by_row)
-        return ConjugateFit(*parts, self.latent_prior, self.effects_kl_weight, self.latent_epochs)
+        return ConjugateFit(
+            *parts,
+            self.latent_prior,
+            self.effects_kl_weight,
+            self.latent_epochs,
+            self.effects_dropout,
+            self.seed_generator,
+        )
 
     def build(self, input_shape: Any = None) -> None:
         """Weights are made by `adapt`, which learns their sizes."""
@@ -525,7 +543,7 @@ class LMMVAE(keras.Model):
             )
             residual = rows[FEATURES] - seen.decoded(seen.latent_mean + seen.latent_std * draws)
             error = residual - seen.contribution
-            variance = self.networks_noise_variance()
+            variance = self.networks_noise_variance() + effects.variance
             terms = self._elbo_terms(seen, error, variance, effects.kl)
             kl_weight = self.kl_weight * self.kl_annealing
             negative = terms.negative_elbo(kl_weight, self.effects_kl_weight)
@@ -537,16 +555,22 @@ class LMMVAE(keras.Model):
         return self._track(terms, negative, rows.get("weight"))
 
     def test_step(self, rows: Rows) -> dict[str, tf.Tensor]:
-        """Loss of new rows given the effects, without the effects' KL: that belongs to training.
+        """Negative ELBO of new rows given the effects of the training rows.
 
-        The effects are those for new rows, their uncertainty is added to the noise, and `u` is
-        its mean.
+        The effects' remaining variance is added to the noise; their KL belongs to training. The
+        expectation over q(u) is by `2 d` cubature points, exact for a linear decoder, so that
+        the loss has no randomness.
         """
         (rows,) = rows if isinstance(rows, tuple) else (rows,)
         rows = with_bases(rows, self.random_effects)
         seen = self.infer(rows)
-        no_kl = tf.zeros(tf.shape(rows[FEATURES])[0])
-        terms = self._elbo_terms(seen, seen.error, self.variance_given_latent(rows), no_kl)
+        no_kl, variance = tf.zeros(tf.shape(rows[FEATURES])[0]), self.variance_given_latent(rows)
+        terms = self._elbo_terms(seen, seen.error, variance, no_kl)
+        blurred = 0.5 * seen.latent_variance / variance
+        if seen.observed is not None:
+            blurred = tf.where(seen.observed, blurred, tf.zeros_like(blurred))
+        expected = terms.log_likelihood - tf.reduce_sum(blurred, axis=-1)
+        terms = replace(terms, log_likelihood=expected)
         negative = terms.negative_elbo(self.kl_weight, self.effects_kl_weight)
         return self._track(terms, negative, rows.get("weight"))
 
@@ -630,7 +654,7 @@ class LMMVAE(keras.Model):
         shuffle: bool = True,
         sample_weight: Any = None,
         steps_per_epoch: int | None = None,
-        calibration_split: float = 0.0,
+        calibration_split: float | None = None,
         **kwargs: Any,
     ) -> keras.callbacks.History:
         """Trains the networks by gradient steps and the effects in closed form.
@@ -664,16 +688,21 @@ class LMMVAE(keras.Model):
                 many times, for the networks and for the effects.
             steps_per_epoch: Steps an epoch; needed for datasets without end.
             calibration_split: Share of the rows, chosen by the model's seed, that neither
-                networks nor effects see, for arrays. At the end the noise variance becomes what
-                these rows show. Without it the noise is that of rows that the networks were
-                trained on: too small where they overfit, and so are densities and intervals of
-                new rows. About 0.05 is enough for 3,000 rows.
+                networks nor effects see while they are trained, for arrays. At the end the noise
+                variance becomes what these rows show, and then the effects are solved for from
+                all rows. With 0 the noise is that of rows that the networks were trained on: too
+                small where they overfit, and so are densities and intervals of new rows. `None`:
+                0.05 if there are 10,000 rows or more, given as arrays, and the noise variance is
+                learned by networks; 0 otherwise.
             **kwargs: `initial_epoch`, `validation_steps`, `validation_batch_size`,
                 `validation_freq`.
 
         Returns:
-            The Keras history, with `loss` (the negative ELBO per row in nats), its parts
-            `reconstruction_loss`, `latent_kl`, `effects_kl`, and `mse` in squared units.
+            The Keras history, in nats per row: `loss`, what the networks are trained on, with
+            its parts `reconstruction_loss`, `latent_kl` and `effects_kl`, and `mse` in squared
+            units. The effects of `loss` are out-of-fold, `u` is drawn, and cells weigh as
+            `feature_weights` says: it is a cross-fitted score, no bound. `val_loss` is the
+            negative ELBO of the validation rows, see `test_step`; stop early by that.
 
         Raises:
             ValueError: If the model is not adapted, or on bad data.
@@ -686,19 +715,23 @@ class LMMVAE(keras.Model):
         self.require_adapted()
         _check_no_target(y)
         self._check_replicas()
-        rows, held_out = self._training_rows(x, sample_weight, batch_size, steps_per_epoch), None
-        if calibration_split:
-            rows, held_out = self._without_calibration_rows(rows, calibration_split)
+        rows = self._training_rows(x, sample_weight, batch_size, steps_per_epoch)
         if validation_split and validation_data is None:
             rows, validation = _split(rows, validation_split)
         else:
             validation = self._encoded_validation(validation_data)
+        has_epochs = epochs > kwargs.get("initial_epoch", 0)
+        all_rows, held_out = rows, None
+        share = self._calibration_share(rows, calibration_split, has_epochs)
+        if share:
+            rows, held_out = self._without_calibration_rows(rows, share)
         seen = rows if steps_per_epoch is None else _limited(rows, steps_per_epoch)
         had_missing_cells = self.mixed_model.has_missing_cells
-        has_epochs = epochs > kwargs.get("initial_epoch", 0)
         if has_epochs or not self.is_fitted:
             self.networks.in_use.assign([float(has_epochs)])
         self.effects_fit.begin(Pass(seen), self.is_fitted)
+        if not isinstance(rows, tf.data.Dataset):
+            rows = self.effects_fit.rows.rows  # they carry their bases
         if self.mixed_model.has_missing_cells != had_missing_cells:
             self._forget_functions()
         self.fitted.assign(1.0)
@@ -723,18 +756,18 @@ class LMMVAE(keras.Model):
             steps_per_epoch=steps_per_epoch,
             **kwargs,
         )
-        self._end_fit(Pass(seen))
+        self.effects_fit.end()
+        self.latent_prior.fit(Pass(seen), lambda batch: self.infer(batch).latent)
         if held_out is not None:
             calibrate_noise(self, Pass(held_out))
+            had_missing_cells = self.mixed_model.has_missing_cells
+            self.effects_fit.take_rows(Pass(all_rows))
+            if self.mixed_model.has_missing_cells != had_missing_cells:
+                self._forget_functions()
+        if self.random_effects:
+            self.total_axes.fit(Pass(seen), self.infer)
         warn_of_findings(self, stacklevel=2)
         return history
-
-    def _end_fit(self, rows: Pass) -> None:
-        """Makes final what follows from the networks in closed form."""
-        self.effects_fit.end()
-        self.latent_prior.fit(rows, lambda batch: self.infer(batch).latent)
-        if self.random_effects:
-            self.total_axes.fit(rows, self.infer)
 
     def _forget_functions(self) -> None:
         """Has the steps traced anew: traced ones hold tables that are no longer there."""
@@ -765,6 +798,21 @@ class LMMVAE(keras.Model):
                 + received(rows=num_rows(rows), batch_size=batch_size or 32)
             )
         return with_folds(rows)
+
+    def _calibration_share(self, rows: Any, share: float | None, has_epochs: bool) -> float:
+        """The share of the rows to hold out that `calibration_split` stands for."""
+        if share and not has_epochs:
+            raise ValueError(
+                "`calibration_split` goes with networks that are trained; without epochs the noise "
+                "variance is REML's, from all rows. " + received(calibration_split=share)
+            )
+        if share is not None:
+            return share
+        is_needed = has_epochs and self.noise_variance_setting is None
+        is_possible = not isinstance(rows, tf.data.Dataset) and self.posterior == "conjugate"
+        if not is_needed or not is_possible or num_rows(rows) < _FEWEST_ROWS:
+            return 0.0
+        return _CALIBRATION_SHARE
 
     def _without_calibration_rows(self, rows: Any, share: float) -> tuple[Rows, Rows]:
         """Training rows, and those that are held out of the whole fit, at random."""
@@ -854,7 +902,7 @@ class LMMVAE(keras.Model):
         self.require_fitted()
         return np.asarray(self.to_units(self.networks.decode(tf.cast(latent, tf.float32))))
 
-    def reconstruct(self, data: Any, include_effects: bool = True, refine: int = 0) -> np.ndarray:
+    def reconstruct(self, data: Any, include_effects: bool = True, refine: int = 10) -> np.ndarray:
         """Reconstructions of rows.
 
         Args:
@@ -862,7 +910,8 @@ class LMMVAE(keras.Model):
             include_effects: Whether `Z B` is added to `f(E[u | x])`; without, the row as it
                 would be in the average store, patient or place.
             refine: Non-negative int, Gauss-Newton steps from the encoder's answer to the best
-                latent of each row; see `Inference.refined`. About 10 are enough.
+                latent of each row; see `Inference.refined`. With 0 they are those of `predict`
+                and of an export: faster, with errors some percent larger.
 
         Returns:
             Float array `(n, p)`, in the features' units.
@@ -915,8 +964,8 @@ class LMMVAE(keras.Model):
 
         Args:
             data: Dict of arrays of `n` rows, or a batched dataset of dicts.
-            num_samples: 0: the bound, its expectation over q(u) by the `2 d + 1` sigma points
-                of the unscented transform. Positive: the tighter importance-weighted bound
+            num_samples: 0: the bound, its expectation over q(u) by `2 d` cubature points, exact
+                for a linear decoder. Positive: the tighter importance-weighted bound
                 with that many draws from q(u), fixed by the model's seed.
             refine: Non-negative int, Gauss-Newton steps from the encoder's answer to the most
                 likely latent of each row; see `Inference.refined`. The encoder alone, 0, is
@@ -1338,6 +1387,7 @@ class LMMVAE(keras.Model):
             "noise_variance": self.noise_variance_setting,
             "feature_weights": self.feature_weights,
             "latent_epochs": self.latent_epochs,
+            "effects_dropout": self.effects_dropout,
             "normalize": self.normalize,
             "seed": self.seed,
             "name": self.name,

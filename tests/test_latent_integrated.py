@@ -341,6 +341,57 @@ class TestCalibration:
             means.append(model.log_likelihood(test, num_samples=20).mean())
         assert means[1] > means[0] + 0.5
 
+    def test_effects_are_those_of_all_rows(self):
+        """Rows that are held out teach the noise, and at the end the effects."""
+        rng = np.random.default_rng(12)
+        store = np.concatenate([rng.integers(0, 20, 300), [20, 21, 22]])
+        x = 2.0 * rng.normal(size=(23, 4))[store] + rng.normal(size=(303, 4))
+        data = {"x": x, "store": store}
+        model = lmm.LMMVAE(1, [lmm.RandomIntercept("store")], hidden_units=(4,), seed=1)
+        model.adapt(data)
+        model.compile(run_eagerly=True)
+        model.fit(data, epochs=1, batch_size=50, verbose=0, calibration_split=0.4)
+        (effects,) = model.mixed_model.effects
+        np.testing.assert_array_equal(effects.table.count, np.bincount(store))
+        assert (np.abs(model.random_effects_table("store").to_numpy()).max(axis=1) > 0.05).all()
+
+    @pytest.mark.parametrize(
+        ("rows", "options", "share"),
+        [
+            (10_000, {}, 0.05),
+            (9_999, {}, 0.0),
+            (10_000, {"noise_variance": 1.0}, 0.0),
+            (10_000, {"epochs": 0}, 0.0),
+            (10_000, {"posterior": "amortized"}, 0.0),
+        ],
+    )
+    def test_default_share(self, rows, options, share):
+        """By default 5 % of 10,000 rows or more are held out, if networks learn the noise."""
+        rng = np.random.default_rng(13)
+        data = {"x": rng.normal(size=(rows, 3)), "store": rng.integers(0, 20, rows)}
+        options = dict(options)
+        epochs, noises = options.pop("epochs", 1), []
+        for given in (None, share):
+            model = lmm.LMMVAE(
+                1, [lmm.RandomIntercept("store")], hidden_units=(4,), seed=0, **options
+            )
+            model.adapt(data)
+            model.compile(run_eagerly=True)
+            model.fit(data, epochs=epochs, batch_size=5000, verbose=0, calibration_split=given)
+            noises.append(np.asarray(model.noise_variance))
+        np.testing.assert_allclose(*noises, rtol=1e-5)
+
+    def test_a_dataset_has_no_share(self):
+        """Rows of a dataset cannot be chosen at random: none is held out."""
+        rng = np.random.default_rng(14)
+        data = {"x": rng.normal(size=(10_000, 3)), "store": rng.integers(0, 20, 10_000)}
+        model = lmm.LMMVAE(1, [lmm.RandomIntercept("store")], hidden_units=(4,), seed=0)
+        model.adapt(data)
+        model.compile(run_eagerly=True)
+        model.fit(tf.data.Dataset.from_tensor_slices(data).batch(5000), verbose=0)
+        (effects,) = model.mixed_model.effects
+        np.testing.assert_array_equal(effects.table.count, np.bincount(data["store"]))
+
     def test_bad_arguments(self):
         data = make_data()
         model = lmm.LMMVAE(1, [lmm.RandomIntercept("g")], hidden_units=(4,), seed=0)
@@ -358,6 +409,9 @@ class TestCalibration:
         expected = "learns the noise variance, which is given. Received: calibration_split=0.1"
         with pytest.raises(ValueError, match=expected):
             given.fit(data, calibration_split=0.1)
+        expected = r"goes with networks that are trained.*Received: calibration_split=0.1"
+        with pytest.raises(ValueError, match=expected):
+            model.fit(data, epochs=0, calibration_split=0.1)
 
 
 def test_intervals_in_the_span_of_the_decoder():

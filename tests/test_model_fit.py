@@ -11,10 +11,17 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 from reference import log_density, normal_kl, segment_mean
-from small_models import DenseTerm, constant_decoder, dense_blup, known_model, small_model
+from small_models import (
+    DenseTerm,
+    constant_decoder,
+    dense_blup,
+    fit_briefly,
+    known_model,
+    small_model,
+)
 
 import keras_lmmvae as lmm
-from keras_lmmvae.elbo import latent_kl
+from keras_lmmvae.elbo import cubature_mean, latent_kl
 from keras_lmmvae.rows import EFFECTS, FOLD, Pass, Rows, take_rows, with_folds
 
 tfd = tfp.distributions
@@ -449,6 +456,38 @@ class TestElbo:
         for name in result:
             assert weighted[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6)
 
+    def test_evaluate_is_the_elbo(self, data):
+        """With a linear decoder the expectation over q(u) is exact: as many draws give it."""
+        decoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(data["x"].shape[1])])
+        model = small_model(one_term(), decoder=decoder, latent_dim=2)
+        fit_briefly(model, data, 60)
+        rows, draws = model.encode_data(data), 2_000
+        seen, variance = model.infer(rows), model.variance_given_latent(rows)
+        noise = np.random.default_rng(0).normal(size=(draws, *seen.latent_mean.shape))
+        latent = seen.latent_mean + seen.latent_std * noise.astype(np.float32)
+        decoded = tf.reshape(seen.decoded(tf.reshape(latent, (-1, 2))), (draws, *data["x"].shape))
+        error = rows["x"] - seen.contribution - decoded
+        squares = tf.square(error) / variance + tf.math.log(2 * np.pi * variance)
+        density = -0.5 * tf.reduce_sum(squares, axis=2) - model.log_units(None)
+        result = model.evaluate(data, verbose=0, return_dict=True)
+        by_draw = tf.reduce_mean(density, axis=1).numpy()
+        tolerance = 5 * by_draw.std() / np.sqrt(draws)
+        assert result["reconstruction_loss"] == pytest.approx(-by_draw.mean(), abs=tolerance)
+        assert tolerance < 0.02
+
+    def test_cubature_is_exact_for_cubic_functions(self):
+        """Its mean over a correlated Gaussian is that of very many draws."""
+        root = np.array([[1.0, 0.0, 0.0], [0.5, 0.8, 0.0], [-0.3, 0.2, 0.6]], np.float32)
+        posterior = tfd.MultivariateNormalTriL(np.array([[0.4, -1.0, 2.0]], np.float32), root)
+
+        def cubic(latent: tf.Tensor) -> tf.Tensor:
+            a, b, c = tf.unstack(latent, axis=-1)
+            return a**3 + 2.0 * a * b * c - b**2 + c
+
+        draws = posterior.sample(400_000, seed=1)
+        found = cubature_mean(cubic, posterior).numpy()[0]
+        assert found == pytest.approx(float(tf.reduce_mean(cubic(draws))), abs=0.08)
+
     def test_weights_of_the_kl_terms(self, data):
         """loss = reconstruction_loss + kl_weight * latent_kl + effects_kl_weight * effects_kl."""
         model = small_model(one_term(), kl_weight=0.25, effects_kl_weight=3.0)
@@ -484,6 +523,9 @@ class TestElbo:
             if not training:
                 variance = own + 1.0  # an effect variance of 1: the level has no rows yet
             density = tfd.Normal(0.0, scale * np.sqrt(variance)).log_prob(parts["error"] * scale)
+            if not training:  # what is not known of the latent counts, too
+                seen = model.infer(take_rows(model.encode_data(data), 0, 12))
+                density -= 0.5 * seen.latent_variance / variance
             np.testing.assert_allclose(
                 -parts["reconstruction_loss"], np.sum(density, axis=1), rtol=1e-4
             )

@@ -6,6 +6,7 @@ from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 
 from keras_lmmvae.kernels import Kernel
+from keras_lmmvae.linalg import eigh
 
 __all__ = ["ProcessLikelihood", "blocks_of_rows", "profile_log_likelihood"]
 
@@ -94,7 +95,7 @@ class ProcessLikelihood:
     def profile(self, length_scale: float) -> tuple[np.ndarray, np.ndarray]:
         """Log likelihoods and best ratios of the features; see `profile_log_likelihood`."""
         scale = tf.constant(length_scale, tf.float64)
-        spectra = [np.linalg.eigh(self.kernel.matrix(at, at, scale)) for at, _ in self.blocks]
+        spectra = [eigh(self.kernel.matrix(at, at, scale)) for at, _ in self.blocks]
         eigenvalues = np.concatenate([np.maximum(found, 0.0) for found, _ in spectra])
         rotated = [v.T @ r for (_, v), (_, r) in zip(spectra, self.blocks, strict=True)]
         return profile_log_likelihood(eigenvalues, np.concatenate(rotated) ** 2)

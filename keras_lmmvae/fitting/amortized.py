@@ -52,7 +52,6 @@ class AmortizedFit(EffectsFit):
         self.encoder = encoder
         self.seed_generator = seed_generator
         self.is_kl_by_row = is_kl_by_row
-        self.rows: Pass
 
     def codes(self, rows: Rows) -> list[tuple[tf.Tensor, tf.Tensor]]:
         """Means and log variances of the terms' codes, `(b, c, p)` each."""
@@ -132,6 +131,10 @@ class AmortizedFit(EffectsFit):
 
     def end(self) -> None:
         self.end_epoch(0)
+
+    def take_rows(self, rows: Pass) -> None:
+        self.begin(rows, is_fitted=True)
+        self.end()
 
 
 def _row_weight(batch: Rows) -> tf.Tensor:

@@ -5,19 +5,19 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy import linalg
 
 from keras_lmmvae.effects.row_sample import RowSample
 from keras_lmmvae.fitting.effects_fit import EffectsFit, TrainingEffects
 from keras_lmmvae.inference import Inference
 from keras_lmmvae.latent_prior import LatentPrior
 from keras_lmmvae.likelihood import NOISE_VARIANCE_FLOOR, GaussianLikelihood
+from keras_lmmvae.linalg import least_squares
 from keras_lmmvae.mixed_model.equations import INTERCEPT, EarlierRows, Equations, Solution
 from keras_lmmvae.mixed_model.mixed_model import MixedModel, total_of
 from keras_lmmvae.mixed_model.prior import EFFECT_VARIANCE_FLOOR
 from keras_lmmvae.mixed_model.residuals import Targets
 from keras_lmmvae.networks import LatentNetworks
-from keras_lmmvae.rows import EFFECTS, FEATURES, Pass, Rows, cell_weights
+from keras_lmmvae.rows import EFFECTS, FEATURES, Pass, Rows, cell_weights, num_rows, with_bases
 
 __all__ = ["ConjugateFit"]
 
@@ -34,6 +34,8 @@ _UPDATE_ROUNDS = 3
 _REFRESH_EPOCHS = frozenset(4**power for power in range(12))
 # The search for a length scale looks at this many rows at most, chosen at random.
 _BASIS_ROWS = 20_000
+# Bases of so many numbers in all are kept: 256 MiB.
+_LARGEST_BASES = 2**26
 
 Values = Callable[[Rows], tf.Tensor]
 
@@ -52,6 +54,8 @@ class ConjugateFit(EffectsFit):
         kl_weight: Positive float, weight of KL(q(B) || p(B)). The effects are shrunken as if the
             noise variance were so many times larger.
         latent_epochs: Epochs in which the networks train alone.
+        dropout: Share of the rows of a step whose effects are hidden from the networks.
+        seed_generator: Source of the draws of these rows.
     """
 
     def __init__(
@@ -62,12 +66,16 @@ class ConjugateFit(EffectsFit):
         latent_prior: LatentPrior,
         kl_weight: float = 1.0,
         latent_epochs: int = 0,
+        dropout: float = 0.0,
+        seed_generator: keras.random.SeedGenerator | None = None,
     ) -> None:
         super().__init__(mixed_model, networks, likelihood)
         self.latent_prior = latent_prior
         self.kl_weight = kl_weight
         self.latent_epochs = latent_epochs
-        self.rows: Pass
+        self.dropout = dropout
+        self.seed_generator = seed_generator
+        self.rows_without_bases: Pass
         self.equations: Equations
 
     @property
@@ -90,12 +98,27 @@ class ConjugateFit(EffectsFit):
     def training_effects(self, rows: Rows) -> TrainingEffects:
         own = self.mixed_model.own_fold(rows)
         kl = self.mixed_model.kl(rows, own, self.noise_variance)
-        return TrainingEffects(self.mixed_model.out_of_fold_parts(own), kl, own)
+        parts = self.mixed_model.out_of_fold_parts(own)
+        if not self.dropout:
+            return TrainingEffects(parts, kl, own)
+        uniform = keras.random.uniform(tf.shape(kl), seed=self.seed_generator)
+        is_hidden = uniform < self.dropout
+        parts = {
+            label: tf.where(is_hidden[:, None], tf.zeros_like(part), part)
+            for label, part in parts.items()
+        }
+        prior = self.mixed_model.prior_variance(rows)
+        variance = tf.where(is_hidden[:, None], prior, tf.zeros_like(prior))
+        return TrainingEffects(parts, kl, own, variance, is_hidden)
 
     def after_gradient(
         self, rows: Rows, effects: TrainingEffects, residual: tf.Tensor, error: tf.Tensor
     ) -> None:
         squares = tf.square(error)
+        if effects.is_hidden is not None:
+            # What the networks say of these rows holds their effects: nothing to learn them from.
+            weight = rows.get("weight", tf.ones_like(error[:, 0]))
+            rows = {**rows, "weight": tf.where(effects.is_hidden, tf.zeros_like(weight), weight)}
         if self.mixed_model.terms:
             noise = self.noise_variance
             squares = self.mixed_model.step(rows, effects.own, residual, noise)
@@ -105,16 +128,17 @@ class ConjugateFit(EffectsFit):
 
     def begin(self, rows: Pass, is_fitted: bool) -> None:
         """Takes the training rows. A model never fitted starts at the linear mixed model."""
-        self.rows = rows
+        self.rows = self.rows_without_bases = rows
         if not self.mixed_model.terms:
             if not is_fitted:
                 self.likelihood.assign(np.ones(self.mixed_model.num_features))
             return
         if is_fitted:
-            self.equations = self._equations()
+            self._take_bases()
             self._solve(by_fold=True)
         elif self.latent_epochs:
-            self.equations = self._equations()
+            self._fit_bases(_values)
+            self._take_bases()
             self._hold_effects_back()
         else:
             # The linear mixed model without the latent part: x = mean + Z B + e.
@@ -128,7 +152,7 @@ class ConjugateFit(EffectsFit):
         if not self._has_effects:
             if epoch < self.latent_epochs:
                 return
-            self._start_effects(lambda rows: self.infer(rows).residual)
+            self._start_effects(lambda rows: self.infer(rows).residual, learn_bases=False)
         elif epoch - self.latent_epochs in _REFRESH_EPOCHS:
             self._solve_and_estimate(epoch)
         self.mixed_model.pool()
@@ -146,10 +170,20 @@ class ConjugateFit(EffectsFit):
                 self._fit_intercept()
             return
         if not self._has_effects:
-            self._start_effects(lambda rows: self.infer(rows).residual)
-        elif self._has_bases and self._has_networks:
+            self._start_effects(lambda rows: self.infer(rows).residual, learn_bases=False)
+        if self._has_bases and self._has_networks:
             self._learn_bases_again()
         self._solve_and_estimate(seed=1000)
+        self._make_final()
+
+    def take_rows(self, rows: Pass) -> None:
+        self.rows = self.rows_without_bases = rows
+        if self.mixed_model.terms:
+            self._take_bases()
+            self._make_final()
+
+    def _make_final(self) -> None:
+        """Solves for all rows and terms jointly, and measures what they tell of the variances."""
         for _ in range(_FINAL_ROUNDS):
             self._solve(by_fold=True)
         self._solve(by_fold=False)
@@ -165,8 +199,16 @@ class ConjugateFit(EffectsFit):
         for by_fold in (*[True] * _UPDATE_ROUNDS, False):
             self._solve(by_fold, earlier)
 
-    def _equations(self) -> Equations:
-        return self.mixed_model.equations(self.rows, has_intercept=True)
+    def _take_bases(self) -> None:
+        """Takes the bases of now: they are computed once for all rows, unless these are many."""
+        self.rows = self.rows_without_bases
+        if not isinstance(self.rows.rows, tf.data.Dataset):
+            size = sum(term.basis_size for term in self.mixed_model.terms if term.basis_size > 1)
+            if size * num_rows(self.rows.rows) <= _LARGEST_BASES:
+                parts = [with_bases(batch, self.mixed_model.terms) for batch in self.rows]
+                rows = tf.nest.map_structure(lambda *values: tf.concat(values, axis=0), *parts)
+                self.rows = Pass(rows)
+        self.equations = self.mixed_model.equations(self.rows, has_intercept=True)
 
     def _solve(self, by_fold: bool, earlier: EarlierRows | None = None) -> None:
         solution = self.mixed_model.solve(
@@ -192,7 +234,7 @@ class ConjugateFit(EffectsFit):
         """Length scales of what the networks leave, the latent a part of the noise."""
         self.latent_prior.fit(self.rows, lambda rows: self.infer(rows).latent)
         self._fit_bases(lambda rows: self.infer(rows).targets(self.latent_prior).values)
-        self.equations = self._equations()
+        self._take_bases()
         self._solve(by_fold=True)
 
     @property
@@ -225,7 +267,7 @@ class ConjugateFit(EffectsFit):
         for effects in self.mixed_model.effects:
             effects.prior.assign(np.full(size, EFFECT_VARIANCE_FLOOR))
 
-    def _start_effects(self, values_of: Values) -> None:
+    def _start_effects(self, values_of: Values, learn_bases: bool = True) -> None:
         """Fits variances and effects to `values = intercept + Z B + e`, from equal shares on."""
         total = self.rows.cell_mean(lambda rows: tf.square(values_of(rows)))
         share = total / (len(self.mixed_model.terms) + 1.0)
@@ -235,10 +277,11 @@ class ConjugateFit(EffectsFit):
         # What networks leave will have other variances. Without networks these are final.
         tolerance = _START_TOLERANCE if self._has_networks else _FINAL_TOLERANCE
         # The basis of a term is found on the values less the other terms.
-        has_others = self._has_bases and len(self.mixed_model.terms) > 1
+        has_others = self._has_bases and learn_bases and len(self.mixed_model.terms) > 1
         for number in range(_BASIS_ROUNDS if has_others else 1):
-            self._fit_bases(values_of)
-            self.equations = self._equations()
+            if learn_bases:
+                self._fit_bases(values_of)
+                self._take_bases()
             noise = self.mixed_model.fit_variances(
                 self.equations,
                 values_of,
@@ -264,7 +307,7 @@ class ConjugateFit(EffectsFit):
             if not term.has_learned_basis:
                 continue
             sample = RowSample(_BASIS_ROWS, seed=0)
-            for batch in self.rows:
+            for batch in self.rows_without_bases:
                 encoded = batch[EFFECTS][term.label]
                 parts = self.mixed_model.own_fold_parts(self.mixed_model.own_fold(batch))
                 others = total_of(parts, batch) - parts[term.label]
@@ -275,7 +318,7 @@ class ConjugateFit(EffectsFit):
             term.fit_basis(*sample.rows())
             if tf.reduce_any(table.value != 0.0):
                 # The same effects in terms of the new basis, as near as can be.
-                moved, *_ = linalg.lstsq(term.user_basis(), before, lapack_driver="gelsy")
+                moved = least_squares(term.user_basis(), before)
                 table.assign(tf.einsum("ij,aljf->alif", tf.cast(moved, tf.float32), table.value))
 
     def _scale_networks(self) -> None:

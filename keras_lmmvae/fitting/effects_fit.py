@@ -23,11 +23,16 @@ class TrainingEffects:
         parts: Term name -> its contribution `Z_k B_k`, float tensor `(b, p)`.
         kl: Every row's share of the effects' KL, float tensor `(b,)`, nats.
         own: The rows in the tables of their own folds; empty where there are no folds.
+        variance: Variance of what is not known of them, float tensor `(b, p)`: that of the prior
+            for rows whose effects are hidden, 0 for all others.
+        is_hidden: Bool tensor `(b,)`, the rows whose effects are hidden; `None`: none is.
     """
 
     parts: Parts
     kl: tf.Tensor
     own: FoldRows = field(default_factory=dict)
+    variance: tf.Tensor | float = 0.0
+    is_hidden: tf.Tensor | None = None
 
 
 class EffectsFit(ABC):
@@ -37,7 +42,12 @@ class EffectsFit(ABC):
         mixed_model: The mixed model, whose effects are fitted.
         networks: Encoder and decoder.
         likelihood: The likelihood, whose noise variance is fitted along.
+
+    Attributes:
+        rows: The training rows, from `begin` on. They may carry their bases.
     """
+
+    rows: Pass
 
     def __init__(
         self, mixed_model: MixedModel, networks: LatentNetworks, likelihood: GaussianLikelihood
@@ -71,6 +81,10 @@ class EffectsFit(ABC):
     @abstractmethod
     def end(self) -> None:
         """Makes the tables for new rows final after the last epoch."""
+
+    @abstractmethod
+    def take_rows(self, rows: Pass) -> None:
+        """Takes these rows in place of the training rows, networks and variances as they are."""
 
 
 class EffectsSchedule(keras.callbacks.Callback):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_lmmvae.effects.random_effect import RandomEffect
 from keras_lmmvae.layers.state_layer import StateLayer
+from keras_lmmvae.linalg import eigh
 from keras_lmmvae.mixed_model.effects_table import EffectsTable
 from keras_lmmvae.mixed_model.information import Information
 from keras_lmmvae.mixed_model.prior import LevelPrior
@@ -153,7 +154,7 @@ class LevelEffects(StateLayer):
         variance = np.asarray(self.effect_variance, np.float64)
         if precision.ndim == 2 and np.any(precision != np.diag(np.diag(precision))):
             deviation = np.sqrt(variance)
-            signal, axes = np.linalg.eigh(deviation[:, None] * precision * deviation)
+            signal, axes = eigh(deviation[:, None] * precision * deviation)
             self._set_axes(axes)
         else:
             signal = variance * (precision if precision.ndim == 1 else np.diag(precision))

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_lmmvae import design
 from keras_lmmvae.effects.random_effect import RandomEffect
-from keras_lmmvae.effects.vocabulary import UNKNOWN_CODE
+from keras_lmmvae.effects.vocabulary import NULL_CODE, UNKNOWN_CODE
 from keras_lmmvae.layers.state_layer import StateLayer
 from keras_lmmvae.linalg import LevelPosterior
 from keras_lmmvae.mixed_model.condition import condition, known_level
@@ -141,6 +141,16 @@ class MixedModel(StateLayer):
             total += self._row_variance(term, effects, rows, is_marginal=False)
         return total
 
+    def prior_variance(self, rows: Rows) -> tf.Tensor:
+        """Prior variance of `contribution`, `(b, p)`: of rows whose levels are not known."""
+        total = tf.zeros_like(rows[FEATURES])
+        for term, effects in self.pairs():
+            encoded = rows[EFFECTS][term.label]
+            codes, basis = encoded["codes"], term.basis_of(encoded)
+            prior = effects.prior.row_variance(basis, tf.shape(codes)[0])
+            total += tf.where((codes == NULL_CODE)[:, None], tf.zeros_like(prior), prior)
+        return total
+
     def term_variance(self, label: str, rows: Rows) -> tf.Tensor:
         """Posterior variance of one term's contribution by itself, `(b, p)`.
 
@@ -181,10 +191,13 @@ class MixedModel(StateLayer):
         return total
 
     def own_variance(self, rows: Rows, own: FoldRows, noise_variance: tf.Tensor) -> tf.Tensor:
-        """Posterior variance of `own_fold_parts` together given the latent, `(b, p)`."""
+        """Posterior variance of `own_fold_parts` together given the latent, `(b, p)`.
+
+        That of a surface is its mean over the training rows.
+        """
         total = tf.zeros_like(rows[FEATURES])
         for part in own.values():
-            total += part.variance(Information.given_latent(part.prior, noise_variance))
+            total += part.mean_variance(Information.given_latent(part.prior, noise_variance))
         return total * self.variance_ratio.value
 
     # Rows teach the effects -----------------------------------------------------------------

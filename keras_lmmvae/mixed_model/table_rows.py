@@ -136,6 +136,22 @@ class TableRows:
         indicator = tf.one_hot(tf.where(self.codes >= 0, part, -1), rotation.shape[0])
         return tf.einsum("bt,btm,tmf->bf", indicator, squares, variance)
 
+    def mean_variance(self, information: Information) -> tf.Tensor:
+        """`variance`; of a surface its mean over the training rows, which costs O(m) a row.
+
+        Returns:
+            Float tensor `(b, p)`.
+        """
+        size = self.table.basis_size
+        if not self._is_of_one_level or size == 1:
+            return self.variance(information)
+        variance = self.table.rotated_variance(information)
+        eigenvalues = self.table.eigenvalues.value[..., None]
+        total = tf.reduce_sum(eigenvalues * variance, axis=(-3, -2))  # (folds, p) or (p,)
+        mean = tf.math.divide_no_nan(total, self.table.count.value)
+        part = tf.zeros_like(self.codes) if self.fold is None else self.fold
+        return self._known(tf.gather(tf.reshape(mean, (-1, self.table.num_features)), part))
+
     def increment(
         self, residual: tf.Tensor, noise_variance: tf.Tensor, weights: tf.Tensor | None = None
     ) -> Increment:

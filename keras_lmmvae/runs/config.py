@@ -35,6 +35,7 @@ Count = Annotated[int, Field(ge=1, description="an integer of at least 1")]
 Seed = Annotated[int, Field(ge=0, description="an integer of at least 0")]
 Positive = Annotated[float, Field(gt=0, description="a finite number above 0")]
 Weight = Annotated[float, Field(ge=0, description="a finite number of at least 0")]
+Share = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
 Flag = Annotated[bool, Field(description="true or false")]
 _UNKNOWN = ("extra_forbidden", "invalid_key")
 
@@ -120,6 +121,7 @@ class ModelSettings(_Settings):
     noise_variance: Positive | None = None
     feature_weights: Literal["equal", "precision"] = "equal"
     latent_epochs: Seed = 0
+    effects_dropout: Share = 0.0
     normalize: Flag = True
     seed: Seed | None = None
 
