@@ -10,24 +10,16 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from keras_lmmvae import linalg
 from keras_lmmvae.latent_prior import LatentPrior
 from keras_lmmvae.mixed_model.mixed_model import total_of
 from keras_lmmvae.mixed_model.residuals import Targets
 from keras_lmmvae.networks import LatentNetworks
+from keras_lmmvae.refinement import decoded_with_slopes, refined_latents
 from keras_lmmvae.rows import FEATURES, Rows
 
 __all__ = ["Inference"]
 
 tfd = tfp.distributions
-
-# Levenberg's damping of the first step, and the factor by which it changes after every step.
-_FIRST_DAMPING = 0.01
-_DAMPING_STEP = 5.0
-_SMALLEST_RIDGE = 1e-4
-# Half the distance of the points that a derivative of the decoder is taken from; a latent has
-# about unit variance.
-_SLOPE_STEP = 0.1
 
 
 @dataclass(frozen=True)
@@ -144,7 +136,7 @@ class Inference:
         With a linear decoder the left side does not depend on `E[u]`, and so neither on the
         effects that the encoder was given.
         """
-        decoded, slopes = self._decoded_with_slopes(self.latent_mean)
+        decoded, slopes = decoded_with_slopes(self.decoded, self.latent_mean)
         moved = tf.einsum("bk,kbp->bp", self.latent_mean - prior.mean, slopes)
         loadings = tf.einsum("kl,kbp->lbp", prior.root.value, slopes)
         return Targets(self.rows[FEATURES] - decoded + moved, loadings)
@@ -152,81 +144,28 @@ class Inference:
     @cached_property
     def loadings(self) -> tf.Tensor:
         """`J @ root`, `(d, b, p)`: how `f(u)` varies under q(u), the decoder taken as linear."""
-        _, slopes = self._decoded_with_slopes(self.latent_mean)
+        _, slopes = decoded_with_slopes(self.decoded, self.latent_mean)
         return tf.einsum("kbp,bkl->lbp", slopes, self.posterior.scale.to_dense())
 
     def refined(
         self, variance: tf.Tensor, mean: tf.Tensor, precision: tf.Tensor, steps: int
     ) -> Inference:
-        """The same rows with a better q(u): the mode of `u`, and the curvature around it.
+        """The same rows with a better q(u): see `refined_latents`.
 
-            minimise over u: sum{ (x - Z B - f(u))^2 / variance }
-                             + (u - mean)' precision (u - mean)
-
-        The encoder answers at once for all rows, and is a little off for each. Gauss-Newton steps
-        with Levenberg's damping start at its answer; a step that does not help is not taken.
         q(u) has the inverse of the curvature for covariance. Its variances, where one of
-        independent parts is asked for, are those of the best such: 1 over the curvature along an
-        axis.
+        independent parts is asked for, are those of the best such.
 
         Args:
             variance: Float tensor `(b, p)` or `(p,)`, the variance of a cell around `f(u) + Z B`.
             mean: Float tensor `(d,)`, of the prior of `u`.
             precision: Float tensor `(d, d)`, inverse covariance of that prior.
             steps: Positive int.
-
-        References:
-            - Kim, Wiseman, Miller, Sontag & Rush (2018), Semi-amortized variational autoencoders.
-            - Levenberg, K. (1944), A method for the solution of certain nonlinear problems.
         """
         target = self.rows[FEATURES] - self.contribution
         weights = tf.ones_like(target) / variance
         if self.observed is not None:
             weights *= tf.cast(self.observed, tf.float32)
-        # Without a prior a direction may have no curvature at all.
-        ridge = tf.maximum(_SMALLEST_RIDGE - tf.linalg.diag_part(precision), 0.0)
-        precision += tf.linalg.diag(ridge)
-
-        def misfit(latent: tf.Tensor, decoded: tf.Tensor) -> tf.Tensor:
-            squares = tf.reduce_sum(weights * tf.square(target - decoded), axis=1)
-            away = latent - mean
-            return squares + tf.reduce_sum(tf.matmul(away, precision) * away, axis=1)
-
-        latent = self.latent_mean
-        damping = tf.fill(tf.shape(latent)[:1], _FIRST_DAMPING)
-        for _ in range(steps):
-            decoded, slopes = self._decoded_with_slopes(latent)
-            curvature = tf.einsum("bp,kbp,lbp->bkl", weights, slopes, slopes) + precision
-            gradient = tf.einsum("bp,kbp->bk", weights * (target - decoded), slopes)
-            gradient -= tf.matmul(latent - mean, precision)
-            diagonal = tf.linalg.diag_part(curvature)
-            damped = tf.linalg.set_diag(curvature, diagonal * (1.0 + damping[:, None]))
-            moved = latent + tf.linalg.solve(damped, gradient[..., None])[..., 0]
-            is_better = misfit(moved, self.decoded(moved)) < misfit(latent, decoded)
-            latent = tf.where(is_better[:, None], moved, latent)
-            damping = tf.where(is_better, damping / _DAMPING_STEP, damping * _DAMPING_STEP)
-        _, slopes = self._decoded_with_slopes(latent)
-        curvature = tf.einsum("bp,kbp,lbp->bkl", weights, slopes, slopes) + precision
-        diagonal = tf.linalg.diag_part(curvature)
-        # The inverse of the curvature, scaled to a unit diagonal, by its root: float32 is enough.
-        scale = tf.math.rsqrt(diagonal)
-        scaled = curvature * scale[:, :, None] * scale[:, None, :]
-        covariance = tf.linalg.inv(scaled + linalg.JITTER * tf.eye(latent.shape[-1]))
-        root = tf.linalg.cholesky(0.5 * (covariance + tf.linalg.matrix_transpose(covariance)))
-        return replace(
-            self,
-            given_latent=(latent, -tf.math.log(diagonal)),
-            given_root=scale[:, :, None] * root,
+        found = refined_latents(
+            self.decoded, target, weights, self.latent_mean, mean, precision, steps
         )
-
-    def _decoded_with_slopes(self, latent: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """`f(u)`, `(b, p)`, and its derivatives along the axes of the latent, `(d, b, p)`.
-
-        By central differences, in one pass through the decoder. That is exact for a linear
-        decoder, costs less than derivatives forward through the layers, and every runtime has it.
-        """
-        axes = _SLOPE_STEP * np.eye(latent.shape[-1], dtype=np.float32)
-        points = [latent, *(latent + sign * axis for axis in axes for sign in (1.0, -1.0))]
-        decoded, *moved = tf.split(self.decoded(tf.concat(points, axis=0)), len(points))
-        slopes = [up - down for up, down in zip(moved[::2], moved[1::2], strict=True)]
-        return decoded, tf.stack(slopes) / (2.0 * _SLOPE_STEP)
+        return replace(self, given_latent=(found.mean, found.log_var), given_root=found.root)

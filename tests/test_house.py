@@ -45,9 +45,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "elbo": {"validation"},
     "model_bytes": set(),
     "networks": {"validation"},
-    "inference": {"latent_prior", "linalg", "mixed_model", "networks", "rows"},
+    "refinement": {"linalg"},
+    "noise_scoring": set(),
+    "inference": {"latent_prior", "mixed_model", "networks", "refinement", "rows"},
     "total_axes": {"inference", "linalg", "layers", "rows"},
-    "fitting": {"effects", "inference", "fitted_model", "linalg", *FITTED},
+    "fitting": {"effects", "inference", "fitted_model", "linalg", "noise_scoring", *FITTED},
     "fitted_model": {"effects", "inference", "total_axes", *FITTED},
     "inspection": {*READERS, "elbo"},
     "diagnostics": READERS,
@@ -64,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"validation", "simulation"},
     "baselines": {
         *("validation", "effects", "elbo", "feature_moments", "likelihood", "networks", "rows"),
-        "simulation",
+        *("latent_prior", "noise_scoring", "refinement", "simulation"),
     },
     "transformer": {"validation", "effects", "data_frame", "lmmvae", "model_bytes", "baselines"},
     "runs": {
