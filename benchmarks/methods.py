@@ -21,11 +21,12 @@ _NUM_INDUCING = 60
 
 
 def _pca(table: Table, d: int, training: Training, seed: int) -> baselines.Baseline:
-    return baselines.PCABaseline(d, seed=seed)
+    return baselines.PCABaseline(d, calibration_split=training.calibration_split, seed=seed)
 
 
 def _pca_one_hot(table: Table, d: int, training: Training, seed: int) -> baselines.Baseline:
-    return baselines.PCABaseline(d, groups=table.groups, seed=seed)
+    split = training.calibration_split
+    return baselines.PCABaseline(d, groups=table.groups, calibration_split=split, seed=seed)
 
 
 def _vae(coding: Coding, condition_decoder: bool = False) -> Make:
@@ -44,7 +45,8 @@ def _vae(coding: Coding, condition_decoder: bool = False) -> Make:
 
 
 def _blup_pca(table: Table, d: int, training: Training, seed: int) -> baselines.Baseline:
-    return baselines.BLUPPCA(d, table.groups, seed=seed)
+    split = training.calibration_split
+    return baselines.BLUPPCA(d, table.groups, calibration_split=split, seed=seed)
 
 
 def _blup_vae(table: Table, d: int, training: Training, seed: int) -> baselines.Baseline:
@@ -105,6 +107,7 @@ METHODS: dict[str, Make] = {
     "lmmvae": _lmmvae,
     "lmmvae-amortized": _amortized,
 }
+_LINEAR = ("pca", "pca-ohe", "blup-pca")
 _NEEDS_GROUPS = {"pca-ohe", "vae-ohe", "vae-embed", "cvae", "blup-pca", "blup-vae"}
 
 
@@ -136,15 +139,16 @@ def applies(method: str, table: Table) -> bool:
 def training_of(method: str, training: Training) -> Training | None:
     """Settings of a method's training in a suite; `None` for a method without gradient steps.
 
-    The amortized model runs at the paper's settings. SVGPVAE's closed form needs batches that are
-    large beside its inducing points. A VRAE's batches are of whole sequences, with as many rows on
-    average as the others'.
+    The amortized model runs at the paper's settings, with the encoder's latents. SVGPVAE's closed
+    form needs batches that are large beside its inducing points. A VRAE's batches are of whole
+    sequences, with as many rows on average as the others'.
     """
-    if method in ("raw", "lda", "pca", "pca-ohe", "blup-pca"):
+    if method in ("raw", "lda", *_LINEAR):
         return None
     if method == "lmmvae-amortized":
         epochs = training.amortized_epochs
-        return replace(training, epochs=epochs, batch_size=1000, learning_rate=1e-3, kl_weight=0.01)
+        own = replace(training, epochs=epochs, batch_size=1000, learning_rate=1e-3, refine=0)
+        return replace(own, kl_weight=0.01)
     if method == "svgpvae":
         return replace(training, batch_size=max(training.batch_size, 500))
     return training
@@ -154,8 +158,13 @@ def settings_of(method: str, training: Training) -> str:
     """The method's settings as they stand in the results, JSON."""
     own = training_of(method, training)
     if own is None:
-        return "{}"
+        split = training.calibration_split
+        return json.dumps({"calibration_split": split} if split and method in _LINEAR else {})
     settings = own.arguments()
+    # What a method does without is left out.
+    for name in ("refine", "calibration_split"):
+        if not settings[name] or method == "vrae":
+            del settings[name]
     if method == "lmmvae" and own.latent_epochs != (0,):
         settings["latent_epochs"] = own.latent_epochs
     return json.dumps(settings)

@@ -50,7 +50,7 @@ def noise_score(
 def most_likely_noise(
     start: np.ndarray, sums: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], floor: float
 ) -> np.ndarray:
-    """Noise variances at which the score is 0, by steps of Fisher scoring.
+    """Noise variances at which the score is 0, or negative at the floor, by Fisher scoring.
 
     Args:
         start: Positive float array `(p,)`.
@@ -66,7 +66,8 @@ def most_likely_noise(
 
         >>> numbers = np.array([1.0, -2.0, 3.0, 2.0])
         >>> def sums(noise):
-        ...     return np.sum(numbers**2 / noise**2 - 1 / noise, keepdims=True), 4 / noise[:, None]**2
+        ...     score = np.sum(numbers**2 / noise**2 - 1 / noise, keepdims=True)
+        ...     return score, 4 / noise[:, None] ** 2
         >>> most_likely_noise(np.array([9.0]), sums, 1e-5)
         array([4.5])
     """
@@ -75,7 +76,8 @@ def most_likely_noise(
         score, information = (np.asarray(value, np.float64) for value in sums(noise))
         # In units of the present variances.
         score, information = score * noise, information * np.outer(noise, noise)
-        known = np.diag(information) > 0.0
+        # A variance at its floor whose likelihood rises below stays there, and moves no other.
+        known = (np.diag(information) > 0.0) & ((noise > floor) | (score > 0.0))
         step = np.zeros_like(noise)
         step[known] = np.linalg.solve(information[np.ix_(known, known)], score[known])
         changed = noise * np.clip(1.0 + step, 1.0 / _LARGEST_CHANGE, _LARGEST_CHANGE)

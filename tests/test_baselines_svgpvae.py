@@ -406,7 +406,7 @@ class TestFit:
         assert not np.allclose(one_fit()._prior(unseen).loc, one_fit()._prior(TEST).loc, atol=0.01)
         far = one_fit()._prior({**TEST, "lon": TEST["lon"] + 1000.0})
         np.testing.assert_allclose(far.loc, 0.0, atol=1e-6)
-        np.testing.assert_allclose(far.scale, 1.0, rtol=1e-6)
+        np.testing.assert_allclose(far.stddev(), 1.0, rtol=1e-6)
 
     @pytest.mark.parametrize("part", ["coordinates", "subject", "time"])
     def test_each_part_alone(self, part):

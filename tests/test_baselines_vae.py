@@ -239,8 +239,34 @@ def test_only_the_conditional_decoder_reads_groups(fitted):
     latent = tf.zeros((2, 1))
     for name, own in fitted.items():
         rows = {"x": TEST["x"][:2], **{column: TRAIN[column][[0, -1]] for column in GROUPS}}
-        first, other = own._decode(latent, rows).numpy()
+        first, other = np.asarray(own._decode(latent, rows))
         assert (np.abs(first - other).max() > 0.1) == (name in ("cvae", "blup-vae"))
+
+
+def test_conditional_decoder_adds_an_effect_of_every_level():
+    """The output is that of the decoder plus the levels' rows of a table; 0 for other keys."""
+    settings = {**SMALL, "epochs": 1}
+    own = VAEBaseline(1, groups=GROUPS, coding="embedding", condition_decoder=True, **settings)
+    own.fit(TRAIN)
+    rows = {"x": TEST["x"][:3], "group_0": TEST["group_0"][:3], "group_1": [9999, None, None]}
+    rows["group_1"][2] = TEST["group_1"][2]
+    rows["group_1"] = np.array(rows["group_1"], object)
+    table, latent = own.model_.level_effects.table, tf.ones((3, 1))
+    before = np.asarray(own._decode(latent, rows))
+    learned, effects = table.numpy(), np.random.default_rng(0).normal(size=table.shape)
+    table.assign(learned + effects)
+    codes = own._codes(rows)["codes"].numpy()
+    expected = [effects[codes[i][codes[i] >= 0]].sum(axis=0) for i in range(3)]
+    assert [(code >= 0).sum() for code in codes] == [1, 1, 2]
+    found = (np.asarray(own._decode(latent, rows)) - before) / own.scaler_.scale_
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(learned).max() > 0.01
+
+
+def test_crossed_factors_need_effects_at_the_output(fitted):
+    """CVAE comes near BLUP-VAE on two crossed factors, whose effects add up."""
+    errors = {name: mse(TEST["x"], fitted[name].reconstruct(TEST)) for name in METHODS}
+    assert errors["cvae"] < 1.5 * errors["blup-vae"]
 
 
 def test_one_hidden_layer():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy.special import logsumexp
-from scipy.stats import norm
+from scipy.stats import multivariate_normal, norm
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
@@ -172,7 +172,11 @@ class TestBound:
             for axis in np.eye(2):
                 step = np.sqrt(2.0) * sd * axis
                 total += (density(mean + step) + density(mean - step)) / 4.0
-            divergence = 0.5 * (mean**2 + sd**2 - 1.0 - 2.0 * np.log(sd)).sum()
+            prior, away = one_fit().latent_prior_, mean - one_fit().latent_prior_.mean.numpy()
+            covariance = prior.root.numpy() @ prior.root.numpy().T
+            inverse = np.linalg.inv(covariance)
+            divergence = 0.5 * (np.diag(inverse) @ sd**2 + away @ inverse @ away - 2.0)
+            divergence += 0.5 * np.linalg.slogdet(covariance)[1] - np.log(sd).sum()
             expected[rows] = (total - divergence) / len(rows)
         np.testing.assert_allclose(one_fit().log_likelihood(TEST), expected, rtol=1e-4, atol=1e-3)
 
@@ -180,13 +184,13 @@ class TestBound:
         """The importance weights are those of whole sequences."""
         keys = np.unique(TEST["subject"])
         noise = [tf.random.stateless_normal((len(keys), 2), (4, s)).numpy() for s in range(5)]
+        root = one_fit().latent_prior_.root.numpy()
+        prior = multivariate_normal(one_fit().latent_prior_.mean.numpy(), root @ root.T)
         expected = np.empty(len(TEST["t"]))
         for number, key in enumerate(keys):
             rows, mean, sd, density = slow_densities(one_fit(), TEST, key)
             draws = [mean + sd * one[number] for one in noise]
-            weights = [
-                density(u) + (norm.logpdf(u) - norm(mean, sd).logpdf(u)).sum() for u in draws
-            ]
+            weights = [density(u) + prior.logpdf(u) - norm(mean, sd).logpdf(u).sum() for u in draws]
             expected[rows] = (logsumexp(weights) - np.log(5)) / len(rows)
         bound = one_fit().log_likelihood(TEST, num_samples=5)
         np.testing.assert_allclose(bound, expected, rtol=1e-4, atol=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import math
 
 import numpy as np
@@ -14,8 +15,9 @@ from rich.console import Console
 from benchmarks import command, runner
 from benchmarks.classification import measure_classification
 from benchmarks.figures import draw_figures
+from benchmarks.lmmvae_method import AmortizedMethod, LMMVAEMethod
 from benchmarks.measure import measure_reconstruction
-from benchmarks.methods import METHODS, applies, settings_of, training_of
+from benchmarks.methods import METHODS, applies, make_method, settings_of, training_of
 from benchmarks.published import load_published, published_comparison
 from benchmarks.recovery import latent_correlation
 from benchmarks.report import write_report
@@ -26,7 +28,9 @@ from benchmarks.simulated import paper_full, paper_small
 from benchmarks.suites import SUITES, find_suite
 from benchmarks.summary import best_count, pivot, regret_ratios, within_one_error
 from benchmarks.table import Source, Table, load_problem
+from keras_lmmvae.baselines.calibration import without_calibration_rows
 from keras_lmmvae.effects import RandomIntercept
+from keras_lmmvae.fitting.calibration import calibrate_noise
 
 TINY = find_suite("tiny")
 # Where it does not matter how well a method fits.
@@ -313,6 +317,44 @@ class TestSuites:
         own = training_of("lmmvae-amortized", Training(kl_weight=1.0, batch_size=10))
         assert (own.batch_size, own.learning_rate, own.kl_weight) == (1000, 1e-3, 0.01)
         assert settings_of("pca", Training()) == "{}"
+
+    def test_methods_are_treated_alike(self):
+        """Refinement and calibration are settings of all methods that have them, if in use."""
+        plain, fair = Training(), Training(refine=10, calibration_split=0.05)
+        for method in METHODS:
+            own = json.loads(settings_of(method, fair))
+            has = (own.get("refine", 0), own.get("calibration_split", 0.0))
+            expected = {"vrae": (0, 0.0), "lmmvae-amortized": (0, 0.05)}
+            is_linear = training_of(method, fair) is None
+            assert has == expected.get(method, (0 if is_linear else 10, 0.05))
+            assert not {"refine", "calibration_split"} & set(json.loads(settings_of(method, plain)))
+        assert SUITES["real"].training.refine == 10
+        assert SUITES["real"].training.calibration_split == 0.05
+
+    def test_methods_are_built_with_them(self):
+        table = TINY.tables()[0]
+        for method in ("pca", "pca-ohe", "blup-pca", "vae", "cvae", "blup-vae", "lmmvae"):
+            made = make_method(method, table, 1, Training(refine=7, calibration_split=0.3), 5)
+            assert made.get_params()["calibration_split"] == 0.3
+            assert made.get_params()["seed"] == 5
+            assert made.get_params().get("refine", 7) == 7
+
+    @pytest.mark.parametrize("method", [LMMVAEMethod, AmortizedMethod])
+    def test_lmmvae_is_refined_and_calibrated(self, method):
+        """Latents and reconstructions are its model's; rows held out give another noise."""
+        data = labelled_table().load(1, 0).data
+        settings = {"hidden_units": (8,), "epochs": 1, "seed": 0}
+        own = method(1, [RandomIntercept("group")], **settings, refine=3, calibration_split=0.2)
+        model = own.fit(data).model_
+        np.testing.assert_allclose(own.transform(data), model.encode(data, 3), rtol=1e-5)
+        expected = model.reconstruct(data, refine=3)
+        np.testing.assert_allclose(own.reconstruct(data), expected, rtol=1e-5)
+        expected = model.log_likelihood(data, refine=3)
+        np.testing.assert_allclose(own.log_likelihood(data), expected, rtol=1e-5)
+        held_out = without_calibration_rows(data, 0.2, 0)[1]
+        noise = np.asarray(model.noise_variance)
+        calibrate_noise(model, model.pass_over(held_out))
+        np.testing.assert_allclose(model.noise_variance, noise, rtol=5e-3)
 
     def test_methods_need_their_structure(self):
         categorical, future, unseen = TINY.tables()

@@ -11,9 +11,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from keras_lmmvae.baselines.base import Baseline, Data, FloatArray
+from keras_lmmvae.baselines.calibration import calibrated_noise, refined_posterior
 from keras_lmmvae.baselines.schedule import check_training, cosine_adam, updated_noise_variance
-from keras_lmmvae.elbo import Density, importance_bound, plain_bound
+from keras_lmmvae.elbo import Density, Gaussian, importance_bound, plain_bound
+from keras_lmmvae.latent_prior import LatentPrior
 from keras_lmmvae.likelihood import gaussian_log_likelihood
+from keras_lmmvae.refinement import Decoder
+from keras_lmmvae.rows import FEATURES, Pass
 from keras_lmmvae.validation import check_positive
 
 __all__ = ["LatentVariableBaseline", "in_chunks", "joined"]
@@ -31,39 +35,59 @@ BatchBound: TypeAlias = Callable[
 class LatentVariableBaseline(Baseline):
     """Baseline with an encoder q(u[i]) and a decoder of the latent of each row.
 
-        x[i] = f(u[i], columns[i]) + e[i],  u[i] ~ Normal(prior mean, prior variance)
+        x[i] = f(u[i], columns[i]) + e[i],  u[i] ~ Normal(prior mean, prior covariance)
 
-    A subclass defines `_posterior` and `_decode`. It may override `_prior` and `_error_variance`.
+    A subclass defines `_posterior` and `_decoder`, in standardised units. It may override the
+    priors, `_error_variance`, `_standardised` and `_in_units`.
 
     Attributes:
         seed: Optional int that fixes initial weights and draws.
+        refine: Non-negative int, Gauss-Newton steps from the encoder's answer to the best latent
+            of each row; see `refined_latents`. As in `LMMVAE`, features weigh alike in `transform`
+            and `reconstruct`, and by their own variances in `log_likelihood`.
+        calibration_split: Share of the training rows, chosen by the seed, that are held out of
+            the whole fit, and give the noise variance.
         scaler_: `StandardScaler` of the features. A constant feature is only centred.
         noise_variance_: Float64 array `(p,)`, in squared units of the features.
+        latent_prior_: The normal distribution of the latents of the training rows, where
+            `_fit_prior` was called.
     """
 
     seed: int | None
     epochs: int
     learning_rate: float
+    kl_weight: float
+    refine: int = 0
+    calibration_split: float = 0.0
     n_features_in_: int
     network_: Any
     scaler_: StandardScaler
     noise_variance_: FloatArray
+    latent_prior_: LatentPrior
 
     @abstractmethod
-    def _posterior(self, data: Data) -> tfp.distributions.Normal:
-        """Returns q(u), batch shape `(n, d)`, float32."""
+    def _posterior(self, data: Data) -> Gaussian:
+        """Returns the encoder's q(u), batch `(n,)`, event `(d,)`, float32."""
 
     @abstractmethod
-    def _decode(self, latent: tf.Tensor, data: Data) -> tf.Tensor:
-        """Returns the reconstruction of `x` from latents `(n, d)`, float32 `(n, p)`, in units."""
+    def _decoder(self, data: Data) -> Decoder:
+        """Returns the decoder of these rows, from latents to standardised features.
 
-    def _prior(self, data: Data) -> tfp.distributions.Normal:
-        """Returns p(u). Its batch shape broadcasts to `(n, d)`."""
+        It takes latents `(k * n, d)`, of `k` times the same rows, to float32 `(k * n, p)`.
+        """
+
+    def _prior(self, data: Data) -> Gaussian:
+        """Returns the p(u) of a density: batch `(n,)` or none, event `(d,)`."""
         del data
-        return tfd.Normal(0.0, 1.0)
+        return self.latent_prior_.distribution()
+
+    def _training_prior(self, data: Data) -> Gaussian:
+        """Returns the p(u) that training draws the latents towards."""
+        size = self._posterior(data).loc.shape[-1]
+        return tfd.MultivariateNormalDiag(tf.zeros(size), tf.ones(size))
 
     def _error_variance(self, data: Data) -> FloatArray:
-        """Returns the variance of `x` around its reconstruction, `(p,)` or `(n, p)`."""
+        """Returns the variance of `x` around its reconstruction, `(p,)` or `(n, p)`, in units."""
         del data
         return self.noise_variance_
 
@@ -71,51 +95,103 @@ class LatentVariableBaseline(Baseline):
         """Returns the posterior means of the latent, float64 `(n, d)`."""
         check_is_fitted(self)
         self._known_features(data)
-        return np.asarray(self._posterior(data).loc, np.float64)
+        return np.asarray(self._inferred(data).loc, np.float64)
 
     def reconstruct(self, data: Data) -> FloatArray:
         """Returns the decoded posterior means, float64 `(n, p)`, in the units of the features."""
         check_is_fitted(self)
         self._known_features(data)
-        return np.asarray(self._decode(self._posterior(data).loc, data), np.float64)
+        return np.asarray(self._decode(self._inferred(data).loc, data), np.float64)
 
     def log_likelihood(self, data: Data, num_samples: int = 0) -> FloatArray:
         """Returns bounds of the rows' log densities given the training rows, float64 `(n,)`."""
         check_is_fitted(self)
         check_positive("num_samples", num_samples, integer=True, minimum=0)
-        x = tf.cast(self._known_features(data), tf.float32)
-        posterior, prior = self._posterior(data), self._prior(data)
-        variance = tf.cast(self._error_variance(data), tf.float32)
+        target, decoder = self._standardised(data), self._decoder(data)
+        variance = self._standard_variance(data)
 
         def density(latent: tf.Tensor) -> tf.Tensor:
-            return gaussian_log_likelihood(x - self._decode(latent, data), variance, None)
+            return gaussian_log_likelihood(target - decoder(latent), variance, None)
 
-        return np.asarray(self._bound(density, posterior, prior, num_samples), np.float64)
+        posterior = self._inferred(data, by_density=True)
+        bound = self._bound(density, posterior, self._prior(data), num_samples)
+        return np.asarray(bound, np.float64) - np.log(self.scaler_.scale_).sum()
+
+    def _decode(self, latent: tf.Tensor, data: Data) -> Any:
+        """Returns the reconstruction of `x` from latents `(n, d)`, `(n, p)`, in units."""
+        return self._in_units(self._decoder(data)(latent), data)
+
+    def _inferred(self, data: Data, by_density: bool = False) -> Gaussian:
+        """Returns q(u) of the rows, batch `(n,)`: the encoder's, or the refined one."""
+        posterior = self._posterior(data)
+        if not self.refine:
+            return posterior
+        if by_density:
+            prior, weight = self._prior(data), 1.0
+            variance = self._standard_variance(data)
+        else:
+            prior, weight = self._training_prior(data), self.kl_weight
+            variance = tf.reduce_mean(tf.cast(self._standard_noise(), tf.float32))
+        mean, root = refined_posterior(
+            self._decoder(data),
+            self._standardised(data),
+            variance,
+            posterior.loc,
+            prior,
+            self.refine,
+            weight,
+        )
+        return tfd.MultivariateNormalTriL(mean, root)
+
+    def _standard_noise(self) -> FloatArray:
+        """Returns the noise variance of standardised features, `(p,)`."""
+        noise: FloatArray = self.noise_variance_ / np.square(self.scaler_.scale_)
+        return noise
+
+    def _standard_variance(self, data: Data) -> tf.Tensor:
+        """Returns the error variance of standardised features, float32 `(p,)` or `(n, p)`."""
+        return tf.cast(self._error_variance(data) / np.square(self.scaler_.scale_), tf.float32)
+
+    def _fit_prior(self, posterior: Gaussian) -> None:
+        """Sets `latent_prior_` to mean and covariance of the training rows' latents."""
+        self.latent_prior_ = LatentPrior(posterior.loc.shape[-1])
+        self.latent_prior_.build()
+        rows = {FEATURES: posterior.loc, "log_var": tf.math.log(posterior.variance())}
+        self.latent_prior_.fit(Pass(rows), lambda batch: (batch[FEATURES], batch["log_var"]))
+
+    def _calibrate(self, data: Data | None) -> None:
+        """Sets the noise variance to its most likely value on rows held out of the fit, if any."""
+        if data is None:
+            return
+        square = np.square(self.scaler_.scale_)
+        noise = calibrated_noise(
+            self._standard_noise(),
+            self._decoder(data),
+            self._standardised(data),
+            (self._error_variance(data) - self.noise_variance_) / square,
+            self._posterior(data).loc,
+            self._prior(data),
+        )
+        self.noise_variance_ = noise * square
 
     def _bound(
         self,
         density: Density,
-        posterior: tfp.distributions.Normal,
-        prior: tfp.distributions.Normal,
+        posterior: Gaussian,
+        prior: Gaussian,
         num_samples: int,
     ) -> tf.Tensor:
         """Returns the plain bound, or the importance-weighted one if `num_samples` is positive."""
-        shape = tf.shape(posterior.loc)
-        own, joint_prior = (
-            tfd.MultivariateNormalDiag(
-                tf.broadcast_to(one.loc, shape), tf.broadcast_to(one.scale, shape)
-            )
-            for one in (posterior, prior)
-        )
         if not num_samples:
-            return plain_bound(density, own, joint_prior)
+            return plain_bound(density, posterior, prior)
         seed = 0 if self.seed is None else self.seed
-        return importance_bound(density, own, joint_prior, num_samples, seed)
+        return importance_bound(density, posterior, prior, num_samples, seed)
 
     def _check_training(self) -> None:
         """Raises a ValueError if an argument of the training is out of its range."""
         names = ("hidden_units", "epochs", "batch_size", "learning_rate", "kl_weight")
         check_training(**{name: getattr(self, name) for name in names})
+        check_positive("refine", self.refine, integer=True, minimum=0)
 
     def _fit_network(
         self,
@@ -161,8 +237,9 @@ class LatentVariableBaseline(Baseline):
         """Returns the checked features in units of their standard deviations, float32 `(n, p)`."""
         return tf.constant(self.scaler_.transform(self._known_features(data)), tf.float32)
 
-    def _in_units(self, standardised: tf.Tensor) -> tf.Tensor:
-        """Returns standardised values `(n, p)` in the units of the features."""
+    def _in_units(self, standardised: tf.Tensor, data: Data) -> Any:
+        """Returns decoded values `(n, p)` of some rows in the units of the features."""
+        del data
         return standardised * self.scaler_.scale_ + self.scaler_.mean_
 
     def _noise_in_units(self, noise_variance: Any) -> FloatArray:

@@ -7,16 +7,21 @@ from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
 from keras_lmmvae.baselines.base import Baseline, Data, FloatArray, Levels, check_groups
+from keras_lmmvae.baselines.calibration import calibrated_noise, without_calibration_rows
 from keras_lmmvae.baselines.group_means import NOISE_FLOOR, GroupMeans
 from keras_lmmvae.simulation.blup import level_design
 from keras_lmmvae.validation import received
 
 __all__ = ["ComponentsBaseline", "BLUPPCA", "FactorDensity", "PCABaseline"]
+
+tfd = tfp.distributions
 
 
 class ComponentsBaseline(Baseline):
@@ -39,6 +44,16 @@ class ComponentsBaseline(Baseline):
         del data
         return 0.0
 
+    def _calibrate(self, data: Data | None) -> None:
+        """Sets the noise of the density to its most likely value on rows held out, if any."""
+        if data is not None:
+            self.density_.calibrate(self._centred(data), self._fixed_variance(data))
+
+    def _centred(self, data: Data) -> FloatArray:
+        """Returns the features less fixed part and mean, `(n, p)`."""
+        x = self._known_features(data)
+        return x - self._fixed(data) - self.pca_.mean_[: x.shape[1]]
+
     def transform(self, data: Data) -> FloatArray:
         """Returns the scores of the rows, float64 `(n, d)`."""
         check_is_fitted(self)
@@ -59,9 +74,7 @@ class ComponentsBaseline(Baseline):
         """
         del num_samples
         check_is_fitted(self)
-        x = self._known_features(data)
-        residual = x - self._fixed(data) - self.pca_.mean_[: x.shape[1]]
-        return self.density_.log_density(residual, self._fixed_variance(data))
+        return self.density_.log_density(self._centred(data), self._fixed_variance(data))
 
 
 class PCABaseline(ComponentsBaseline):
@@ -78,7 +91,10 @@ class PCABaseline(ComponentsBaseline):
             `groups` it must be below the number of rows.
         groups: Names of the columns of the factors, str or int keys. Null keys and unseen keys
             are coded as zeros.
-        seed: Optional int for scikit-learn's solvers with random starts: the randomised one for
+        calibration_split: Share of the training rows that are held out of the fit and give the
+            noise variance of the density.
+        seed: Optional int for the rows held out, and for scikit-learn's solvers with random
+            starts: the randomised one for
             large data and the sparse one.
 
     Attributes:
@@ -101,10 +117,16 @@ class PCABaseline(ComponentsBaseline):
     """
 
     def __init__(
-        self, latent_dim: int, *, groups: Sequence[str] = (), seed: int | None = 0
+        self,
+        latent_dim: int,
+        *,
+        groups: Sequence[str] = (),
+        calibration_split: float = 0.0,
+        seed: int | None = 0,
     ) -> None:
         self.latent_dim = latent_dim
         self.groups = groups
+        self.calibration_split = calibration_split
         self.seed = seed
 
     @property
@@ -115,6 +137,8 @@ class PCABaseline(ComponentsBaseline):
         """Fits the components to `data["x"]`, float `(n, p)`, and returns the baseline."""
         x = self._fit_features(data, self.latent_dim)
         check_groups(self.groups, minimum=0)
+        data, held_out = without_calibration_rows(data, self.calibration_split, self.seed)
+        x = self._known_features(data)
         self.vocabulary_ = Levels(data, self.groups)
         self.levels_ = self.vocabulary_.keys
         columns = self._columns(x, data)
@@ -124,6 +148,7 @@ class PCABaseline(ComponentsBaseline):
         one_hot_variance = (shares * (1.0 - shares)).sum() * len(x) / max(len(x) - 1, 1)
         centred = x - self.pca_.mean_[: x.shape[1]]
         self.density_ = FactorDensity(self.pca_, centred, float(one_hot_variance))
+        self._calibrate(held_out)
         return self
 
     def _solver(self, num_rows: int) -> str:
@@ -160,7 +185,10 @@ class BLUPPCA(ComponentsBaseline):
         latent_dim: Positive int, number of components `d`, at most the number of features.
         groups: Names of the columns of the factors, str or int keys. The effect of null keys and
             of unseen keys is 0.
-        seed: Optional int for scikit-learn's randomised solver, which it uses for large data.
+        calibration_split: Share of the training rows that are held out of the fit and give the
+            noise variance of the density.
+        seed: Optional int for the rows held out, and for scikit-learn's randomised solver, which
+            it uses for large data.
 
     Attributes:
         group_means_: The fitted `GroupMeans`. The next five attributes are taken from it.
@@ -186,14 +214,24 @@ class BLUPPCA(ComponentsBaseline):
 
     method: ClassVar[str] = "blup-pca"
 
-    def __init__(self, latent_dim: int, groups: Sequence[str], *, seed: int | None = 0) -> None:
+    def __init__(
+        self,
+        latent_dim: int,
+        groups: Sequence[str],
+        *,
+        calibration_split: float = 0.0,
+        seed: int | None = 0,
+    ) -> None:
         self.latent_dim = latent_dim
         self.groups = groups
+        self.calibration_split = calibration_split
         self.seed = seed
 
     def fit(self, data: Data) -> Self:
         """Fits variances, group effects and components to `data`, and returns the baseline."""
-        x = self._fit_features(data, self.latent_dim)
+        self._fit_features(data, self.latent_dim)
+        data, held_out = without_calibration_rows(data, self.calibration_split, self.seed)
+        x = self._known_features(data)
         means = self.group_means_ = GroupMeans(self.groups).fit(x, data)
         self.mean_, self.levels_, self.effects_ = means.mean_, means.levels_, means.effects_
         self.effect_variance_ = means.effect_variance_
@@ -201,6 +239,7 @@ class BLUPPCA(ComponentsBaseline):
         residual = self._columns(x, data)
         self.pca_ = PCA(self.latent_dim, random_state=self.seed).fit(residual)
         self.density_ = FactorDensity(self.pca_, residual - self.pca_.mean_)
+        self._calibrate(held_out)
         return self
 
     def _columns(self, x: FloatArray, data: Data) -> FloatArray:
@@ -242,6 +281,26 @@ class FactorDensity:
         self.loadings = pca.components_[:, : len(variance)].T * scale
         floor = np.maximum(NOISE_FLOOR * variance, np.finfo(np.float64).tiny ** 0.5)
         self.noise_variance = np.maximum(variance - np.square(self.loadings).sum(axis=1), floor)
+
+    def calibrate(self, residual: FloatArray, extra_variance: FloatArray | float) -> None:
+        """Sets the noise variance to its most likely value on rows that were held out.
+
+        Args:
+            residual: Float64 array `(n, p)`.
+            extra_variance: Broadcasts to `(n, p)`, added to the noise of every row.
+        """
+        scale = np.sqrt(self.noise_variance + np.square(self.loadings).sum(axis=1))
+        loadings = tf.constant(self.loadings / scale[:, None], tf.float32)
+        size = self.loadings.shape[1]
+        noise = calibrated_noise(
+            self.noise_variance / scale**2,
+            lambda latent: tf.matmul(latent, loadings, transpose_b=True),
+            tf.constant(residual / scale, tf.float32),
+            extra_variance / scale**2,
+            tf.zeros((len(residual), size)),
+            tfd.MultivariateNormalDiag(tf.zeros(size), tf.ones(size)),
+        )
+        self.noise_variance = noise * scale**2
 
     def log_density(
         self, residual: FloatArray, extra_variance: FloatArray | float = 0.0

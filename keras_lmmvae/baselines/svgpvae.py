@@ -16,6 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from keras_lmmvae.baselines.base import Data, FloatArray, IntArray, Levels, number_column
+from keras_lmmvae.baselines.calibration import without_calibration_rows
 from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline, in_chunks, joined
 from keras_lmmvae.baselines.schedule import mean_noise_log_likelihood
 from keras_lmmvae.baselines.sparse_gp import (
@@ -25,7 +26,9 @@ from keras_lmmvae.baselines.sparse_gp import (
     inducing_sums,
     whitened_basis,
 )
+from keras_lmmvae.elbo import Gaussian
 from keras_lmmvae.networks import LatentDecoder, LatentEncoder, dense_stack
+from keras_lmmvae.refinement import Decoder
 from keras_lmmvae.validation import check_positive, received
 
 __all__ = [
@@ -81,6 +84,9 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         batch_size: Positive int, maximum number of rows per step.
         learning_rate: Positive float, learning rate of the first step.
         kl_weight: Non-negative float, weight of the KL divergence in training.
+        refine: Non-negative int, Gauss-Newton steps to the best latent of each row.
+        calibration_split: Share of the training rows that are held out of the fit and give the
+            noise variance.
         seed: Optional int that fixes initial weights, clusters, batches and draws.
 
     Attributes:
@@ -124,6 +130,8 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         batch_size: int = 500,
         learning_rate: float = 2e-3,
         kl_weight: float = 1.0,
+        refine: int = 0,
+        calibration_split: float = 0.0,
         seed: int | None = None,
     ) -> None:
         self.latent_dim = latent_dim
@@ -137,6 +145,8 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.kl_weight = kl_weight
+        self.refine = refine
+        self.calibration_split = calibration_split
         self.seed = seed
 
     def fit(self, data: Data) -> Self:
@@ -145,6 +155,8 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         check_positive("num_inducing", self.num_inducing, integer=True, minimum=1)
         check_positive("subject_dim", self.subject_dim, integer=True, minimum=1)
         self._check_training()
+        data, held_out = without_calibration_rows(data, self.calibration_split, self.seed)
+        x = self._known_features(data)
         rng = np.random.default_rng(self.seed)
         self.auxiliary_ = AuxiliaryPoints(data, self.coordinates, self.subject, self.time)
         rows = self.auxiliary_.rows(data)
@@ -153,6 +165,7 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         self.network_ = self._new_network(standardised, rows, rng)
         self._train(standardised, rows, rng)
         self.posterior_ = self._given_all(standardised, rows)
+        self._calibrate(held_out)
         return self
 
     def _new_network(
@@ -218,30 +231,34 @@ class SVGPVAEBaseline(LatentVariableBaseline):
         first, *others = in_chunks(sums, (x, _inputs(rows)))
         return inducing_posterior(sum(others, first))
 
-    def _prior(self, data: Data) -> tfp.distributions.Normal:
-        """Returns the process given the training rows, batch shape `(n, d)`."""
+    def _prior(self, data: Data) -> Gaussian:
+        """Returns the process given the training rows, batch `(n,)`, event `(d,)`."""
 
         def marginals(inputs: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             return self.posterior_.marginals(self.network_.basis(*inputs))
 
         means, variances = joined(in_chunks(marginals, _inputs(self.auxiliary_.rows(data))))
-        return tfd.Normal(tf.cast(means, tf.float32), tf.cast(tf.sqrt(variances), tf.float32))
+        deviations = tf.cast(tf.sqrt(variances), tf.float32)
+        return tfd.MultivariateNormalDiag(tf.cast(means, tf.float32), deviations)
 
-    def _posterior(self, data: Data) -> tfp.distributions.Normal:
-        """Returns the prior times the encoder's Gaussian, batch shape `(n, d)`."""
+    def _training_prior(self, data: Data) -> Gaussian:
+        return self._prior(data)
+
+    def _posterior(self, data: Data) -> Gaussian:
+        """Returns the prior times the encoder's Gaussian, batch `(n,)`, event `(d,)`."""
         prior, own = self._prior(data), self._pseudo_observation(data)
         precision = 1.0 / prior.variance() + 1.0 / own.variance()
         mean = (prior.loc / prior.variance() + own.loc / own.variance()) / precision
-        return tfd.Normal(mean, tf.math.rsqrt(precision))
+        return tfd.MultivariateNormalDiag(mean, tf.math.rsqrt(precision))
 
-    def _pseudo_observation(self, data: Data) -> tfp.distributions.Normal:
-        """Returns the encoder's Gaussian of every row, batch shape `(n, d)`."""
+    def _pseudo_observation(self, data: Data) -> Gaussian:
+        """Returns the encoder's Gaussian of every row, batch `(n,)`, event `(d,)`."""
         mean, log_var = joined(in_chunks(self.network_.encoder, self._standardised(data)))
-        return tfd.Normal(mean, tf.exp(0.5 * log_var))
+        return tfd.MultivariateNormalDiag(mean, tf.exp(0.5 * log_var))
 
-    def _decode(self, latent: tf.Tensor, data: Data) -> tf.Tensor:
+    def _decoder(self, data: Data) -> Decoder:
         del data
-        return self._in_units(joined(in_chunks(self.network_.decoder, latent)))
+        return lambda latent: joined(in_chunks(self.network_.decoder, latent))
 
 
 def _inputs(rows: AuxiliaryRows) -> tuple[tf.Tensor, tf.Tensor]:

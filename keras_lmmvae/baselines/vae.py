@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 from sklearn.preprocessing import StandardScaler
 
 from keras_lmmvae.baselines.base import Data, FloatArray, Levels, check_groups
+from keras_lmmvae.baselines.calibration import without_calibration_rows
 from keras_lmmvae.baselines.group_means import GroupMeans
 from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline, in_chunks, joined
 from keras_lmmvae.baselines.schedule import (
@@ -18,8 +19,9 @@ from keras_lmmvae.baselines.schedule import (
     mean_noise_log_likelihood,
     updated_noise_variance,
 )
-from keras_lmmvae.elbo import latent_kl
+from keras_lmmvae.elbo import Gaussian, latent_kl
 from keras_lmmvae.networks import LatentDecoder, LatentEncoder, dense_stack, layer_seeds
+from keras_lmmvae.refinement import Decoder
 from keras_lmmvae.rows import shuffled_batches
 from keras_lmmvae.validation import check_positive, received
 
@@ -27,6 +29,7 @@ __all__ = ["BLUPVAE", "Coding", "ConditionalVAE", "LevelTable", "OneHotDense", "
 
 Coding = Literal["ignore", "one-hot", "embedding"]
 Rows = dict[str, tf.Tensor]
+_AFTER_TRAINING = ("refine", "calibration_split")
 METHODS = {"ignore": "vae", "one-hot": "vae-ohe", "embedding": "vae-embed"}
 
 tfd = tfp.distributions
@@ -44,7 +47,9 @@ class VAEBaseline(LatentVariableBaseline):
     - "vae-ohe" if the encoder has the one-hot coded levels as inputs. The one-hot vectors are
       never built (`OneHotDense`).
     - "vae-embed" if the encoder has trained embeddings of the levels as inputs.
-    - "cvae" if the decoder has these embeddings as inputs, too.
+    - "cvae" if the decoder has these embeddings as inputs, too, and its output layer the one-hot
+      coded levels: a linear effect of each level on each feature. Embeddings alone are slow to
+      learn crossed factors, whose effects add up.
 
     The features are standardised. Unseen keys and null keys are coded as zeros.
 
@@ -52,8 +57,8 @@ class VAEBaseline(LatentVariableBaseline):
         latent_dim: Positive int, `d`, at most the number of features.
         groups: Names of the columns of the factors, str or int keys.
         coding: "ignore", "one-hot" or "embedding".
-        condition_decoder: Whether the decoder has the embeddings as inputs, too. It requires
-            `coding="embedding"`.
+        condition_decoder: Whether the decoder has the embeddings and the one-hot coded levels as
+            inputs, too. It requires `coding="embedding"`.
         embedding_dim: Positive int, length of the embedding of a factor.
         hidden_units: Widths of the dense layers of the encoder. The decoder has the same in
             reverse order.
@@ -62,6 +67,9 @@ class VAEBaseline(LatentVariableBaseline):
         batch_size: Positive int.
         learning_rate: Positive float, learning rate of the first step.
         kl_weight: Non-negative float, weight of KL(q(u) || p(u)).
+        refine: Non-negative int, Gauss-Newton steps to the best latent of each row.
+        calibration_split: Share of the training rows that are held out of the fit and give the
+            noise variance.
         seed: Optional int that fixes initial weights, order of the rows and draws.
 
     Attributes:
@@ -69,6 +77,8 @@ class VAEBaseline(LatentVariableBaseline):
         levels_: Dict of `pandas.Index`, the keys of the levels of each column.
         scaler_: `StandardScaler` of the features.
         noise_variance_: Float64 array `(p,)`, in squared units of the features.
+        latent_prior_: The normal distribution of the latents of the training rows, the prior in
+            `log_likelihood`.
         history_: Dict with the negative ELBO per row of each epoch, for standardised features.
         n_features_in_: Int, number of features `p`.
 
@@ -104,6 +114,8 @@ class VAEBaseline(LatentVariableBaseline):
         batch_size: int = 128,
         learning_rate: float = 2e-3,
         kl_weight: float = 1.0,
+        refine: int = 0,
+        calibration_split: float = 0.0,
         seed: int | None = None,
     ) -> None:
         self.latent_dim = latent_dim
@@ -117,6 +129,8 @@ class VAEBaseline(LatentVariableBaseline):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.kl_weight = kl_weight
+        self.refine = refine
+        self.calibration_split = calibration_split
         self.seed = seed
 
     @property
@@ -133,11 +147,13 @@ class VAEBaseline(LatentVariableBaseline):
                 "Features must vary: drop constant columns of `x`. "
                 + received(constant_columns=constant.tolist())
             )
+        data, held_out = without_calibration_rows(data, self.calibration_split, self.seed)
+        x = self._known_features(data)
         self.scaler_ = StandardScaler().fit(x)
         self.vocabulary_ = Levels(data, () if self.coding == "ignore" else self.groups)
         self.levels_ = self.vocabulary_.keys
         settings = self.get_params()
-        for name in ("groups", "epochs", "batch_size", "learning_rate"):
+        for name in ("groups", "epochs", "batch_size", "learning_rate", *_AFTER_TRAINING):
             del settings[name]
         self.model_ = ConditionalVAE(x.shape[1], list(self.vocabulary_.sizes.values()), **settings)
         optimizer = cosine_adam(self.learning_rate, len(x), self.batch_size, self.epochs)
@@ -148,17 +164,26 @@ class VAEBaseline(LatentVariableBaseline):
         history = self.model_.fit(batches, epochs=self.epochs, shuffle=False, verbose=0)
         self.history_ = history.history
         self.noise_variance_ = self._noise_in_units(self.model_.noise_variance)
+        self._fit_prior(self._posterior(data))
+        self._calibrate(held_out)
         return self
 
-    def _posterior(self, data: Data) -> tfp.distributions.Normal:
+    def _posterior(self, data: Data) -> Gaussian:
         mean, log_var = joined(in_chunks(self.model_.posterior, self._rows(data)))
-        return tfd.Normal(mean, tf.exp(0.5 * log_var))
+        return tfd.MultivariateNormalDiag(mean, tf.exp(0.5 * log_var))
 
-    def _decode(self, latent: tf.Tensor, data: Data) -> tf.Tensor:
+    def _decoder(self, data: Data) -> Decoder:
+        codes, total = self._codes(data), len(data["x"])
+
         def decode(rows: Rows) -> tf.Tensor:
-            return self._in_units(self.model_.decode(rows["latent"], rows))
+            return self.model_.decode(rows["latent"], rows)
 
-        return joined(in_chunks(decode, {"latent": latent, **self._codes(data)}))
+        def decoder(latent: tf.Tensor) -> tf.Tensor:
+            copies = (len(latent) // total, 1)
+            repeated = {name: tf.tile(value, copies) for name, value in codes.items()}
+            return joined(in_chunks(decode, {"latent": latent, **repeated}))
+
+        return decoder
 
     def _rows(self, data: Data) -> Rows:
         """Returns standardised features and codes."""
@@ -211,11 +236,18 @@ class BLUPVAE(LatentVariableBaseline):
         batch_size: Positive int.
         learning_rate: Positive float, learning rate of the first step.
         kl_weight: Non-negative float, weight of KL(q(u) || p(u)).
+        refine: Non-negative int, Gauss-Newton steps to the best latent of each row.
+        calibration_split: Share of the training rows that are held out of the fit and give the
+            noise variance.
         seed: Optional int that fixes initial weights, order of the rows and draws.
 
     Attributes:
         group_means_: The fitted `GroupMeans`.
-        vae_: The fitted `VAEBaseline` of the residuals.
+        vae_: The fitted `VAEBaseline` of the residuals. The next three attributes are its, with
+            the noise variance calibrated.
+        scaler_: `StandardScaler` of the residuals.
+        noise_variance_: Float64 array `(p,)`, in squared units of the features.
+        latent_prior_: The normal distribution of the latents of the training rows.
         n_features_in_: Int, number of features `p`.
 
     Raises:
@@ -245,6 +277,8 @@ class BLUPVAE(LatentVariableBaseline):
         batch_size: int = 128,
         learning_rate: float = 2e-3,
         kl_weight: float = 1.0,
+        refine: int = 0,
+        calibration_split: float = 0.0,
         seed: int | None = None,
     ) -> None:
         self.latent_dim = latent_dim
@@ -255,27 +289,41 @@ class BLUPVAE(LatentVariableBaseline):
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.kl_weight = kl_weight
+        self.refine = refine
+        self.calibration_split = calibration_split
         self.seed = seed
 
     def fit(self, data: Data) -> Self:
         """Fits variances and group effects, then trains the networks, and returns the baseline."""
-        x = self._fit_features(data, self.latent_dim)
-        self.group_means_ = GroupMeans(self.groups).fit(x, data)
+        self._fit_features(data, self.latent_dim)
+        data, held_out = without_calibration_rows(data, self.calibration_split, self.seed)
+        self.group_means_ = GroupMeans(self.groups).fit(self._known_features(data), data)
         settings = self.get_params()
-        del settings["groups"]
-        self.vae_ = VAEBaseline(**settings).fit(self._residual(data))
+        for name in ("groups", *_AFTER_TRAINING):
+            del settings[name]
+        vae = self.vae_ = VAEBaseline(**settings).fit(self._residual(data))
+        self.scaler_, self.noise_variance_ = vae.scaler_, vae.noise_variance_
+        self.latent_prior_ = vae.latent_prior_
+        self._calibrate(held_out)
         return self
 
-    def _posterior(self, data: Data) -> tfp.distributions.Normal:
+    def _posterior(self, data: Data) -> Gaussian:
         return self.vae_._posterior(self._residual(data))
 
-    def _decode(self, latent: tf.Tensor, data: Data) -> tf.Tensor:
-        decoded = self.vae_._decode(latent, {})
-        return decoded + tf.cast(self.group_means_.predict(data), tf.float32)
+    def _decoder(self, data: Data) -> Decoder:
+        return self.vae_._decoder(data)
+
+    def _standardised(self, data: Data) -> tf.Tensor:
+        return self.vae_._standardised(self._residual(data))
+
+    def _in_units(self, standardised: tf.Tensor, data: Data) -> FloatArray:
+        """Returns decoded values plus mean and group effects, `(n, p)`, in units."""
+        residual: FloatArray = self.scaler_.inverse_transform(standardised)
+        return residual + self.group_means_.predict(data)
 
     def _error_variance(self, data: Data) -> FloatArray:
         """Returns noise variance plus posterior variance of the group effects, `(n, p)`."""
-        return self.vae_.noise_variance_ + self.group_means_.contribution_variance(data)
+        return self.noise_variance_ + self.group_means_.contribution_variance(data)
 
     def _residual(self, data: Data) -> dict[str, FloatArray]:
         """Returns the features minus mean and group effects, without other columns."""
@@ -332,6 +380,9 @@ class ConditionalVAE(keras.Model):
             uniform = keras.initializers.RandomUniform(-0.05, 0.05, seed=level_seed)
             self.embedding = LevelTable(sum(num_levels), embedding_dim, uniform)
             self.embedding.build()
+        if condition_decoder:
+            self.level_effects = LevelTable(sum(num_levels), num_features, "zeros")
+            self.level_effects.build()
         policy = self.dtype_policy
         trunk: keras.Layer = keras.layers.Identity()
         if hidden:
@@ -369,9 +420,11 @@ class ConditionalVAE(keras.Model):
 
     def decode(self, latent: tf.Tensor, rows: Rows, training: bool = False) -> tf.Tensor:
         """`f(u, c)` of latents `(b, d)` and `rows["codes"]`: `(b, p)`, standardised."""
-        if self.condition_decoder:
-            latent = tf.concat([latent, self._embedded(rows)], axis=1)
-        return self.latent_decoder(latent, training=training)
+        if not self.condition_decoder:
+            return self.latent_decoder(latent, training=training)
+        values = tf.concat([latent, self._embedded(rows)], axis=1)
+        effects = tf.reduce_sum(self.level_effects(rows["codes"]), axis=1)
+        return self.latent_decoder(values, training=training) + effects
 
     def _embedded(self, rows: Rows) -> tf.Tensor:
         """Concatenated embeddings of the levels of each row, `(b, K * embedding_dim)`."""

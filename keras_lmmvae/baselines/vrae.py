@@ -23,8 +23,9 @@ from keras_lmmvae.baselines.base import (
 )
 from keras_lmmvae.baselines.latent_variable import LatentVariableBaseline
 from keras_lmmvae.baselines.schedule import mean_noise_log_likelihood
-from keras_lmmvae.elbo import latent_kl
+from keras_lmmvae.elbo import Gaussian, latent_kl
 from keras_lmmvae.likelihood import gaussian_log_likelihood
+from keras_lmmvae.refinement import Decoder
 from keras_lmmvae.validation import check_positive
 
 __all__ = ["PADDING", "RecurrentAutoencoder", "Sequences", "VRAEBaseline", "sequences_of"]
@@ -107,7 +108,8 @@ class VRAEBaseline(LatentVariableBaseline):
     sequence of one row.
 
     The bound is a bound for whole sequences. Each row gets an equal share of the bound of its
-    sequence.
+    sequence. The latents are the encoder's, and the noise variance that of training: refinement
+    and calibration of `LatentVariableBaseline` are for latents of single rows.
 
     Args:
         latent_dim: Positive int, `d`, latent variables per sequence.
@@ -181,7 +183,9 @@ class VRAEBaseline(LatentVariableBaseline):
         self.network_ = RecurrentAutoencoder(
             self.latent_dim, x.shape[1], tuple(self.hidden_units), int(rng.integers(2**31))
         )
-        self._train(self._packed(data), rng)
+        packed = self._packed(data)
+        self._train(packed, rng)
+        self._fit_prior(self._sequence_posterior(packed))
         return self
 
     def _train(self, packed: _PackedRows, rng: np.random.Generator) -> None:
@@ -215,32 +219,32 @@ class VRAEBaseline(LatentVariableBaseline):
         """
         check_is_fitted(self)
         check_positive("num_samples", num_samples, integer=True, minimum=0)
-        x = tf.cast(self._known_features(data), tf.float32)
         packed = self._packed(data)
-        sequences = packed.sequences
-        variance = tf.cast(self._error_variance(data), tf.float32)
+        sequences, variance = packed.sequences, self._standard_variance(data)
 
         def density(latent: tf.Tensor) -> tf.Tensor:
-            error = x - self._decode_sequences(latent, packed)
+            error = packed.x - self._decode_sequences(latent, packed)
             rows = gaussian_log_likelihood(error, variance, None)
             return tf.math.unsorted_segment_sum(rows, sequences.codes, len(sequences))
 
-        posterior, prior = self._sequence_posterior(packed), tfd.Normal(0.0, 1.0)
+        posterior, prior = self._sequence_posterior(packed), self._prior(data)
         bound = np.asarray(self._bound(density, posterior, prior, num_samples), np.float64)
-        return (bound / sequences.lengths)[sequences.codes]
+        shares = (bound / sequences.lengths)[sequences.codes]
+        return shares - np.log(self.scaler_.scale_).sum()
 
-    def _posterior(self, data: Data) -> tfp.distributions.Normal:
-        """Returns q(u) of the sequence of each row, batch shape `(n, d)`."""
+    def _posterior(self, data: Data) -> Gaussian:
+        """Returns q(u) of the sequence of each row, batch `(n,)`, event `(d,)`."""
         packed = self._packed(data)
         posterior = self._sequence_posterior(packed)
         codes = packed.sequences.codes
-        return tfd.Normal(tf.gather(posterior.loc, codes), tf.gather(posterior.scale, codes))
+        means, deviations = posterior.loc, posterior.stddev()
+        return tfd.MultivariateNormalDiag(tf.gather(means, codes), tf.gather(deviations, codes))
 
-    def _decode(self, latent: tf.Tensor, data: Data) -> tf.Tensor:
-        """Returns the reconstruction, `(n, p)`. All rows of a sequence have the same latent."""
+    def _decoder(self, data: Data) -> Decoder:
+        """Returns the decoder of these rows. All rows of a sequence have the same latent."""
         packed = self._packed(data)
         first = packed.sequences.order[packed.sequences.starts]
-        return self._decode_sequences(tf.gather(latent, first), packed)
+        return lambda latent: self._decode_sequences(tf.gather(latent, first), packed)
 
     def _packed(self, data: Data) -> _PackedRows:
         """Returns the checked and standardised rows with their sequences."""
@@ -252,25 +256,25 @@ class VRAEBaseline(LatentVariableBaseline):
             sequences_of(key_column(data, self.subject), times, x),
         )
 
-    def _sequence_posterior(self, packed: _PackedRows) -> tfp.distributions.Normal:
-        """Returns q(u), batch shape `(s, d)`."""
+    def _sequence_posterior(self, packed: _PackedRows) -> Gaussian:
+        """Returns q(u), batch `(s,)`, event `(d,)`."""
         count = len(packed.sequences)
         mean = np.empty((count, self.latent_dim), np.float32)
         log_var = np.empty_like(mean)
         for numbers in packed.sequences.batches(_STEPS_AT_ONCE):
             steps = packed.steps(packed.sequences.rows(numbers))
             mean[numbers], log_var[numbers] = self.network_.encode(*steps)
-        return tfd.Normal(tf.constant(mean), tf.exp(0.5 * tf.constant(log_var)))
+        return tfd.MultivariateNormalDiag(tf.constant(mean), tf.exp(0.5 * tf.constant(log_var)))
 
     def _decode_sequences(self, latent: tf.Tensor, packed: _PackedRows) -> tf.Tensor:
-        """Returns the reconstruction of the rows, `(n, p)` in units, from latents `(s, d)`."""
+        """Returns the standardised reconstruction of the rows, `(n, p)`, from latents `(s, d)`."""
         standardised = np.empty(packed.x.shape, np.float32)
         for numbers in packed.sequences.batches(_STEPS_AT_ONCE):
             rows = packed.sequences.rows(numbers)
             _, time, mask = packed.steps(rows)
             decoded = self.network_.decode(tf.gather(latent, numbers), time, mask)
             standardised[rows[rows != PADDING]] = decoded.numpy()[rows != PADDING]
-        return self._in_units(tf.constant(standardised))
+        return tf.constant(standardised)
 
 
 class RecurrentAutoencoder(keras.Layer):
