@@ -165,6 +165,8 @@ def settings_of(method: str, training: Training) -> str:
     for name in ("refine", "calibration_split"):
         if not settings[name] or method == "vrae":
             del settings[name]
+    if method == "cvae":  # Results without it are those of a CVAE with the embedding alone.
+        settings["decoder"] = "embedding, one-hot at the output"
     if method == "lmmvae" and own.latent_epochs != (0,):
         settings["latent_epochs"] = own.latent_epochs
     return json.dumps(settings)

@@ -101,12 +101,17 @@ def calibrated_noise(
         Float64 array `(p,)`.
     """
 
-    def sums(noise: FloatArray) -> tuple[FloatArray, FloatArray]:
-        variance = tf.cast(tf.broadcast_to(noise + extra, target.shape), tf.float32)
+    @tf.function(autograph=False)
+    def scores(variance: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         mean, root = refined_posterior(decode, target, variance, start, prior, CALIBRATION_STEPS)
         decoded, slopes = decoded_with_slopes(decode, mean)
         loadings = tf.einsum("kbp,bkl->lbp", slopes, root)
         score, information = noise_score(target - decoded, 1.0 / variance, loadings)
-        return tf.reduce_sum(score, axis=0).numpy(), tf.reduce_sum(information, axis=0).numpy()
+        return tf.reduce_sum(score, axis=0), tf.reduce_sum(information, axis=0)
+
+    def sums(noise: FloatArray) -> tuple[FloatArray, FloatArray]:
+        variance = np.broadcast_to(noise + extra, target.shape)
+        score, information = scores(tf.constant(variance, tf.float32))
+        return score.numpy(), information.numpy()
 
     return most_likely_noise(noise, sums, NOISE_VARIANCE_FLOOR)

@@ -253,7 +253,7 @@ def in_chunks(function: Callable[[Any], Any], rows: Any) -> list[Any]:
     def chunk(first: int) -> Any:
         return tf.nest.map_structure(lambda part: part[first : first + ROWS_AT_ONCE], rows)
 
-    total = len(tf.nest.flatten(rows)[0])
+    total = tf.nest.flatten(rows)[0].shape[0]
     return [function(chunk(first)) for first in range(0, total, ROWS_AT_ONCE)]
 
 

@@ -179,7 +179,7 @@ class VAEBaseline(LatentVariableBaseline):
             return self.model_.decode(rows["latent"], rows)
 
         def decoder(latent: tf.Tensor) -> tf.Tensor:
-            copies = (len(latent) // total, 1)
+            copies = (latent.shape[0] // total, 1)
             repeated = {name: tf.tile(value, copies) for name, value in codes.items()}
             return joined(in_chunks(decode, {"latent": latent, **repeated}))
 
