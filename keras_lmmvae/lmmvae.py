@@ -756,18 +756,22 @@ class LMMVAE(keras.Model):
             steps_per_epoch=steps_per_epoch,
             **kwargs,
         )
+        self._end_fit(Pass(seen), Pass(all_rows), held_out)
+        warn_of_findings(self, stacklevel=2)
+        return history
+
+    def _end_fit(self, rows: Pass, all_rows: Pass, held_out: Rows | None) -> None:
+        """Makes final what follows from the networks in closed form."""
         self.effects_fit.end()
-        self.latent_prior.fit(Pass(seen), lambda batch: self.infer(batch).latent)
+        self.latent_prior.fit(rows, lambda batch: self.infer(batch).latent)
         if held_out is not None:
             calibrate_noise(self, Pass(held_out))
             had_missing_cells = self.mixed_model.has_missing_cells
-            self.effects_fit.take_rows(Pass(all_rows))
+            self.effects_fit.take_rows(all_rows)
             if self.mixed_model.has_missing_cells != had_missing_cells:
                 self._forget_functions()
         if self.random_effects:
-            self.total_axes.fit(Pass(seen), self.infer)
-        warn_of_findings(self, stacklevel=2)
-        return history
+            self.total_axes.fit(rows, self.infer)
 
     def _forget_functions(self) -> None:
         """Has the steps traced anew: traced ones hold tables that are no longer there."""
@@ -902,7 +906,7 @@ class LMMVAE(keras.Model):
         self.require_fitted()
         return np.asarray(self.to_units(self.networks.decode(tf.cast(latent, tf.float32))))
 
-    def reconstruct(self, data: Any, include_effects: bool = True, refine: int = 10) -> np.ndarray:
+    def reconstruct(self, data: Any, include_effects: bool = True, refine: int = 0) -> np.ndarray:
         """Reconstructions of rows.
 
         Args:
@@ -910,8 +914,9 @@ class LMMVAE(keras.Model):
             include_effects: Whether `Z B` is added to `f(E[u | x])`; without, the row as it
                 would be in the average store, patient or place.
             refine: Non-negative int, Gauss-Newton steps from the encoder's answer to the best
-                latent of each row; see `Inference.refined`. With 0 they are those of `predict`
-                and of an export: faster, with errors some percent larger.
+                latent of each row; see `Inference.refined`. With 0 the result is that of
+                `predict` and of an export. 10 lower the error: by 8 to 16 % on the county
+                murders, baseball and pines of the benchmark.
 
         Returns:
             Float array `(n, p)`, in the features' units.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-__all__ = ["CALIBRATION_STEPS", "most_likely_noise", "noise_score", "shrunken"]
+__all__ = ["CALIBRATION_STEPS", "most_likely_noise", "noise_score"]
 
 CALIBRATION_STEPS = 10
 """Gauss-Newton steps on the latents before every score."""
@@ -50,15 +50,10 @@ def noise_score(
 def most_likely_noise(
     start: np.ndarray, sums: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], floor: float
 ) -> np.ndarray:
-    """Noise variances of held-out rows, by Fisher scoring, shrunken to what features share.
-
-    Scoring finds the variances at which the score is 0, or negative at the floor. With few rows
-    these are noisy by themselves. So the logarithms of their ratios to `start` are taken for
-    draws from a normal distribution over the features, and replaced by their means given all of
-    them: see `shrunken`.
+    """Noise variances at which the score is 0, or negative at the floor, by Fisher scoring.
 
     Args:
-        start: Positive float array `(p,)`, the noise variances that the fit ended with.
+        start: Positive float array `(p,)`.
         sums: Gives score `(p,)` and information `(p, p)`, summed over the rows, at noise
             variances `(p,)`. A feature without a cell has information 0, and keeps its variance.
         floor: Positive float, the smallest noise variance.
@@ -75,9 +70,6 @@ def most_likely_noise(
         ...     return score, 4 / noise[:, None] ** 2
         >>> most_likely_noise(np.array([9.0]), sums, 1e-5)
         array([4.5])
-
-    References:
-        - DerSimonian, R. & Laird, N. (1986), Meta-analysis in clinical trials.
     """
     noise = np.asarray(start, np.float64)
     for _ in range(_ROUNDS):
@@ -92,37 +84,4 @@ def most_likely_noise(
         noise = np.maximum(changed, floor)
         if np.abs(step).max() < _TOLERANCE:
             break
-    # Of the ratios that are known; information is twice that of the logarithm.
-    known &= noise > floor
-    ratio = np.log(noise[known] / start[known])
-    noise[known] = start[known] * np.exp(shrunken(ratio, 2.0 / np.diag(information)[known]))
     return noise
-
-
-def shrunken(estimates: np.ndarray, variances: np.ndarray) -> np.ndarray:
-    """Means of quantities given their estimates, the quantities a sample of a normal one.
-
-        estimate[k] ~ Normal(quantity[k], variance[k]),    quantity[k] ~ Normal(mean, spread)
-
-    `mean` and `spread` are DerSimonian and Laird's moment estimates.
-
-    Args:
-        estimates: Float array `(k,)`.
-        variances: Positive float array `(k,)`, sampling variances.
-
-    Example:
-        Estimates that differ by no more than chance are all the same:
-
-        >>> shrunken(np.array([0.1, -0.1, 0.0]), np.full(3, 0.04)).round(3).tolist()
-        [0.0, 0.0, 0.0]
-        >>> shrunken(np.array([2.0, -2.0]), np.full(2, 0.04)).round(2).tolist()
-        [1.99, -1.99]
-    """
-    if len(estimates) < 2:
-        return estimates
-    weight = 1.0 / variances
-    mean = np.sum(weight * estimates) / weight.sum()
-    excess = np.sum(weight * (estimates - mean) ** 2) - (len(estimates) - 1)
-    spread = max(0.0, excess / (weight.sum() - np.sum(weight**2) / weight.sum()))
-    mean = np.sum(estimates / (spread + variances)) / np.sum(1.0 / (spread + variances))
-    return np.asarray(mean + spread / (spread + variances) * (estimates - mean))

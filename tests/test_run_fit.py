@@ -377,7 +377,7 @@ class TestCheckpoints:
         """Networks, effects and the optimizer's steps are those of the last epoch."""
         model, data = small_model()
         # The exact solution comes after the last epoch, so it is in no checkpoint.
-        monkeypatch.setattr(model.effects_fit, "end", lambda: None)
+        monkeypatch.setattr(model, "_end_fit", lambda *rows: None)
         callbacks = [Checkpoints(tmp_path)]
         model.fit(data, epochs=2, batch_size=50, verbose=0, callbacks=callbacks)
         other, _ = small_model(seed=1)
