@@ -14,6 +14,8 @@ from keras_lmmvae.baselines.calibration import calibrated_noise, without_calibra
 from keras_lmmvae.likelihood import NOISE_VARIANCE_FLOOR
 from keras_lmmvae.rows import FEATURES
 
+pytestmark = pytest.mark.slow
+
 ROWS, P, D = 400, 8, 2
 # A decoder without activations is linear.
 LINEAR = {"hidden_units": (8,), "activation": "linear", "epochs": 20, "batch_size": 50, "seed": 3}

@@ -28,9 +28,7 @@ from benchmarks.simulated import paper_full, paper_small
 from benchmarks.suites import SUITES, find_suite
 from benchmarks.summary import best_count, pivot, regret_ratios, within_one_error
 from benchmarks.table import Source, Table, load_problem
-from keras_lmmvae.baselines.calibration import without_calibration_rows
 from keras_lmmvae.effects import RandomIntercept
-from keras_lmmvae.fitting.calibration import calibrate_noise
 
 TINY = find_suite("tiny")
 # Where it does not matter how well a method fits.
@@ -351,10 +349,8 @@ class TestSuites:
         np.testing.assert_allclose(own.reconstruct(data), expected, rtol=1e-5)
         expected = model.log_likelihood(data, refine=3)
         np.testing.assert_allclose(own.log_likelihood(data), expected, rtol=1e-5)
-        held_out = without_calibration_rows(data, 0.2, 0)[1]
-        noise = np.asarray(model.noise_variance)
-        calibrate_noise(model, model.pass_over(held_out))
-        np.testing.assert_allclose(model.noise_variance, noise, rtol=5e-3)
+        other = method(1, [RandomIntercept("group")], **settings).fit(data).model_
+        assert (np.abs(model.noise_variance / other.noise_variance - 1.0) > 1e-3).all()
 
     def test_methods_need_their_structure(self):
         categorical, future, unseen = TINY.tables()

@@ -17,6 +17,8 @@ from keras_lmmvae.export.requests import example_requests
 from keras_lmmvae.export.verification import expected_answers
 from keras_lmmvae.validation import NULL_INTEGER
 
+pytestmark = pytest.mark.slow
+
 ROWS = 160
 SHORT = "x" * 22  # the longest string that a TF_TString holds in place
 TEXTS = ["a", "æøå 数据 🙂", SHORT, SHORT + "y", "long " * 100]

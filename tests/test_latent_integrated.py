@@ -320,6 +320,7 @@ class TestCalibration:
         # The standard error of a variance from 4,000 rows, of which the latent takes a share.
         np.testing.assert_allclose(model.noise_variance, NOISE, rtol=0.15)
 
+    @pytest.mark.slow
     def test_held_out_rows_make_likelihoods_hold(self):
         """Networks that overfit: new rows are likelier with the noise of rows held out."""
         rng = np.random.default_rng(11)
@@ -414,6 +415,7 @@ class TestCalibration:
             model.fit(data, epochs=0, calibration_split=0.1)
 
 
+@pytest.mark.slow
 def test_intervals_in_the_span_of_the_decoder():
     """With a linear truth 90 % intervals cover 85-95 %, and the error is that of the exact BLUP.
 

@@ -16,6 +16,8 @@ from test_export import KINDS, make_data, requests_of
 
 import keras_lmmvae as lmm
 
+pytestmark = pytest.mark.slow
+
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 SERVED = ("strings", "slopes", "surface")
 
@@ -92,7 +94,6 @@ def converted(exports: dict[str, Path]) -> dict[str, Path]:
     return exports
 
 
-@pytest.mark.slow
 @each_kind
 def test_onnxruntime(kind, models, converted):
     """Converted by tf2onnx, strings and integer keys alike."""

@@ -93,6 +93,7 @@ class TestPublish:
             can_condition=kind != "plain" and posterior == "conjugate",
         )
 
+    @pytest.mark.slow
     def test_every_signature_of_all_terms_answers(self, published):
         self.check_answers(published, can_condition=True)
 

@@ -180,12 +180,14 @@ class TestFewLevels:
         model = fitted([lmm.RandomIntercept("store")], data, **options)
         return model.variance_components().loc["store"].to_numpy() / 0.2**2
 
+    @pytest.mark.slow
     def test_unbiased_though_the_mean_is_estimated(self):
         """E[estimate] = 1; without the level that the mean takes it would be 5/6."""
         estimate = self.variances(self.table(0.0)).mean()
         # Standard deviation of the mean: sqrt(2 / 5 * (1 + 1 / 20)**2 / 4000) is 0.010.
         assert estimate == pytest.approx(1.0, abs=0.04)
 
+    @pytest.mark.slow
     def test_what_all_levels_share_is_no_variance(self):
         """A mean that nothing else takes up, as where a surface has a level of its own."""
         plain = self.variances(self.table(0.0), normalize=False)
