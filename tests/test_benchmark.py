@@ -118,6 +118,7 @@ class TestTinySuite:
         assert (tiny_run[0] / "tiny.csv").read_text() == before
 
 
+@pytest.mark.slow
 class TestRunner:
     CELLS = staticmethod(lambda: pick_cells(TINY, methods=["pca", "blup-pca"]))
 

@@ -465,7 +465,7 @@ class TestElbo:
         decoder = keras.Sequential([keras.Input((2,)), keras.layers.Dense(data["x"].shape[1])])
         model = small_model(one_term(), decoder=decoder, latent_dim=2)
         fit_briefly(model, data, 60)
-        rows, draws = model.encode_data(data), 2_000
+        rows, draws = model.encode_data(data), 3_000
         seen, variance = model.infer(rows), model.variance_given_latent(rows)
         noise = np.random.default_rng(0).normal(size=(draws, *seen.latent_mean.shape))
         latent = seen.latent_mean + seen.latent_std * noise.astype(np.float32)

@@ -77,13 +77,14 @@ def published(model: lmm.LMMVAE, tmp_path_factory: pytest.TempPathFactory) -> Pu
     return publish(model, tmp_path_factory.mktemp("models") / "shop" / "7")
 
 
+@pytest.mark.slow
 class TestPublish:
     @pytest.mark.parametrize(
         ("kind", "posterior"),
         [
             ("plain", "conjugate"),
-            pytest.param("intercepts", "conjugate", marks=pytest.mark.slow),
-            pytest.param("all", "amortized", marks=pytest.mark.slow),
+            pytest.param("intercepts", "conjugate"),
+            pytest.param("all", "amortized"),
         ],
     )
     def test_every_signature_answers(self, kind, posterior, tmp_path):
@@ -93,7 +94,6 @@ class TestPublish:
             can_condition=kind != "plain" and posterior == "conjugate",
         )
 
-    @pytest.mark.slow
     def test_every_signature_of_all_terms_answers(self, published):
         self.check_answers(published, can_condition=True)
 
@@ -178,6 +178,7 @@ class TestPublish:
         assert published.requests == len(example_requests(plain))
 
 
+@pytest.mark.slow
 class TestProcess:
     """The process that answers with TensorFlow, without this package."""
 
@@ -351,6 +352,7 @@ def run_main(monkeypatch, *arguments: str) -> int:
     return int(stop.value.code or 0)
 
 
+@pytest.mark.slow
 class TestCommands:
     @pytest.fixture(scope="class")
     def run(self, model, tmp_path_factory) -> Path:
