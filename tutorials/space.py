@@ -28,7 +28,7 @@ import pandas as pd
 import keras_lmmvae as lmm
 
 FAST = os.environ.get("KERAS_LMMVAE_FAST") == "1"
-SURFACE = "gp(easting, northing, kernel=matern12" + (", num_inducing=48)" if FAST else ")")
+SURFACE = f"gp(easting, northing, kernel=matern12, num_inducing={48 if FAST else 256})"
 
 houses = lmm.datasets.load_houses()
 features = lmm.datasets.houses_features(houses)
@@ -124,7 +124,7 @@ print(f"length scale {reach:.1f} km")
 The place explains most of the variance of prices and lots (0.67 and 0.77). It also explains the
 year built, because towns grow outwards. Bedrooms, bathrooms and the garage depend on the house.
 Floors and living area are in between. All 13 features share one length scale of 4.2 km, which was
-learned by marginal likelihood.
+learned by maximum likelihood.
 
 ## The map and its uncertainty
 

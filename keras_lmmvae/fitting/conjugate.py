@@ -24,8 +24,6 @@ __all__ = ["ConjugateFit"]
 # Rounds of (bases, variances, effects) that start the effects where a basis is to be learned of
 # what other terms leave.
 _BASIS_ROUNDS = 2
-# REML's steps end when no estimate moves by more than this share of its standard error.
-_START_TOLERANCE, _FINAL_TOLERANCE = 0.1, 0.01
 # Rounds of (residuals, solve) that end it: residuals depend on the effects through the encoder.
 _FINAL_ROUNDS = 2
 _UPDATE_ROUNDS = 3
@@ -274,8 +272,6 @@ class ConjugateFit(EffectsFit):
         self.likelihood.assign(share.numpy())
         for effects in self.mixed_model.effects:
             effects.prior.assign(share.numpy())
-        # What networks leave will have other variances. Without networks these are final.
-        tolerance = _START_TOLERANCE if self._has_networks else _FINAL_TOLERANCE
         # The basis of a term is found on the values less the other terms.
         has_others = self._has_bases and learn_bases and len(self.mixed_model.terms) > 1
         for number in range(_BASIS_ROUNDS if has_others else 1):
@@ -287,7 +283,6 @@ class ConjugateFit(EffectsFit):
                 values_of,
                 np.asarray(self.likelihood.noise_variance),
                 NOISE_VARIANCE_FLOOR if self.likelihood.is_learned else None,
-                tolerance,
                 number,
             )
             self.likelihood.assign(noise)

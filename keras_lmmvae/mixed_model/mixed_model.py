@@ -270,7 +270,6 @@ class MixedModel(StateLayer):
         values_of: Callable[[Rows], tf.Tensor],
         noise_variance: np.ndarray,
         noise_floor: float | None,
-        tolerance: float,
         seed: int,
     ) -> np.ndarray:
         """REML estimates of all variances for rows without a latent; see `REML`.
@@ -280,7 +279,7 @@ class MixedModel(StateLayer):
         """
         sums = equations.row_sums(values_of)
         reml = REML(equations, seed)
-        noise = reml.fit(sums, noise_variance, noise_floor, tolerance)
+        noise = reml.fit(sums, noise_variance, noise_floor)
         self._take_parameters(reml.probes)
         return noise
 
