@@ -1,6 +1,6 @@
 """How near a surface comes to kriging with the true parameters, at places never seen.
 
-    python benchmarks/surface_error.py        # about 3 minutes on two cores
+    python benchmarks/surface_error.py        # half a minute on two cores
 
 A rough Gaussian process over 25,000 random places of a square, `fit(epochs=0)`: a linear mixed
 model. Kriging knows the kernel, the length scale and all variances, and takes the 200 nearest rows
