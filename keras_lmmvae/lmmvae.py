@@ -42,6 +42,7 @@ from keras_lmmvae.networks import EffectsEncoder, LatentNetworks, dense_stack, l
 from keras_lmmvae.rows import (
     Pass,
     Rows,
+    draw_held_out,
     encode_rows,
     is_encoded,
     num_rows,
@@ -830,8 +831,7 @@ class LMMVAE(keras.Model):
                 "`calibration_split` learns the noise variance, which is given. "
                 + received(calibration_split=share, noise_variance=self.noise_variance_setting)
             )
-        rng = np.random.default_rng(self.seed)
-        is_held_out = rng.permutation(num_rows(rows)) < round(share * num_rows(rows))
+        is_held_out = draw_held_out(num_rows(rows), share, self.seed)
 
         def where(chosen: np.ndarray) -> Rows:
             return tf.nest.map_structure(lambda value: tf.boolean_mask(value, chosen), rows)

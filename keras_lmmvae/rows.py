@@ -26,6 +26,7 @@ __all__ = [
     "Pass",
     "Rows",
     "cell_weights",
+    "draw_held_out",
     "encode_rows",
     "is_encoded",
     "num_rows",
@@ -156,6 +157,11 @@ def _hashed_values(rows: Rows) -> tf.Tensor:
     x = rows[FEATURES]
     factors = np.random.default_rng(0).integers(1, 2**31, size=x.shape[-1], dtype=np.int64) | 1
     return tf.reduce_sum(tf.cast(tf.bitcast(x, tf.int32), tf.int64) * factors, axis=1)
+
+
+def draw_held_out(total: int, share: float, seed: int | None) -> np.ndarray:
+    """Which of some rows are held out, bool `(total,)`: a share of them, drawn at random."""
+    return np.random.default_rng(seed).permutation(total) < round(share * total)
 
 
 def num_rows(rows: Rows) -> int:

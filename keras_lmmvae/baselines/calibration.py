@@ -10,6 +10,7 @@ from keras_lmmvae.elbo import Gaussian
 from keras_lmmvae.likelihood import NOISE_VARIANCE_FLOOR
 from keras_lmmvae.noise_scoring import CALIBRATION_STEPS, most_likely_noise, noise_score
 from keras_lmmvae.refinement import Decoder, decoded_with_slopes, refined_latents
+from keras_lmmvae.rows import draw_held_out
 from keras_lmmvae.validation import received
 
 __all__ = ["calibrated_noise", "refined_posterior", "without_calibration_rows"]
@@ -43,7 +44,7 @@ def without_calibration_rows(
             "`calibration_split` must lie in [0, 1) and leave rows on both sides. "
             + received(calibration_split=share, rows=total)
         )
-    is_held_out = np.random.default_rng(seed).permutation(total) < size
+    is_held_out = draw_held_out(total, share, seed)
 
     def where(chosen: np.ndarray) -> Data:
         return {name: np.asarray(column)[chosen] for name, column in data.items()}

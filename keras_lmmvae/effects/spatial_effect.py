@@ -144,9 +144,9 @@ class SpatialEffect(RandomEffect):
     def update_state(self, columns: dict[str, np.ndarray]) -> None:
         positions = {name: value.numpy() for name, value in self._positions(columns).items()}
         self.scaling.update_state(positions)
-        places = np.stack(list(positions.values()), axis=1)
-        places = places[np.isfinite(places).all(axis=1)]
-        places = np.unique(np.concatenate([self._places, places]), axis=0)
+        of_rows = np.stack(list(positions.values()), axis=1)
+        is_known = np.isfinite(of_rows).all(axis=1)
+        places = np.unique(np.concatenate([self._places, of_rows[is_known]]), axis=0)
         if len(places) > _MAX_PLACES:
             rng = np.random.default_rng(self.seed)
             places = places[np.sort(rng.choice(len(places), _MAX_PLACES, replace=False))]
@@ -154,9 +154,7 @@ class SpatialEffect(RandomEffect):
         if self.num_inducing is None and FEATURES in columns:
             x = np.asarray(columns[FEATURES])
             some = np.unique(np.linspace(0, x.shape[1] - 1, _SEARCH_FEATURES).astype(int))
-            at = np.stack(list(positions.values()), axis=1)
-            is_known = np.isfinite(at).all(axis=1)
-            self._sample.update(at[is_known], x[is_known][:, some].astype(np.float64))
+            self._sample.update(of_rows[is_known], x[is_known][:, some].astype(np.float64))
 
     def finalize_state(self) -> None:
         """Chooses the inducing points; raises a ValueError without two distinct places."""

@@ -202,7 +202,7 @@ class ConjugateFit(EffectsFit):
         self.rows = self.rows_without_bases
         if not isinstance(self.rows.rows, tf.data.Dataset):
             size = sum(term.basis_size for term in self.mixed_model.terms if term.basis_size > 1)
-            if size * num_rows(self.rows.rows) <= _LARGEST_BASES:
+            if 0 < size * num_rows(self.rows.rows) <= _LARGEST_BASES:
                 parts = [with_bases(batch, self.mixed_model.terms) for batch in self.rows]
                 rows = tf.nest.map_structure(lambda *values: tf.concat(values, axis=0), *parts)
                 self.rows = Pass(rows)

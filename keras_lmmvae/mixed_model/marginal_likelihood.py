@@ -67,7 +67,7 @@ def marginal_likelihood(
     design = sp.vstack([_design(known, batch) for batch in batches]).tocsr()
     values = np.concatenate([np.asarray(batch[FEATURES], np.float64) for batch in batches])
     weights = _stacked_weights(batches)
-    # Of the column that is 0, the variance does not matter.
+    # The first column of the design is 0: any variance will do for it.
     variances = [np.zeros((1, values.shape[1]))]
     for _, effects in known:
         variance = np.asarray(effects.effect_variance, np.float64)
